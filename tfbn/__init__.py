@@ -1,0 +1,15 @@
+"""Batch normalization for Keras, and an honest comparison of networks with and without it."""
+
+import sys
+from pathlib import Path
+
+# `import tfbn` registers the layer with Keras, for which it has to load TensorFlow: some seconds, and
+# a screenful of its notes. The command `tfbn` reads its arguments first; it needs no names from here.
+if Path(sys.argv[0]).stem != "tfbn":
+    from tfbn import data
+    from tfbn.compare import Comparison, compare
+    from tfbn.layers import BatchNormalization
+    from tfbn.models import Model
+    from tfbn.solver import Solver
+
+__all__ = ["BatchNormalization", "Comparison", "Model", "Solver", "compare", "data"]

@@ -1,0 +1,376 @@
+"""`compare`: several networks, the same batches, several seeds; and `Comparison`, what came out."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import os
+import re
+import tempfile
+import threading
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbn import plots
+from tfbn.data import Data, batch_order
+from tfbn.devices import check_precision, describe_device, find_device
+from tfbn.history import read_json, to_json, versions, write_csv, write_json
+from tfbn.solver import Solver, check_batch_size, make_optimizer
+
+
+@dataclass
+class Comparison:
+    """What a comparison recorded, and what it says.
+
+    Attributes:
+        records: list of dicts, one for each arm, seed and epoch: arm, seed, epoch (from 1), train_loss,
+            train_accuracy, validation_loss, validation_accuracy (all in inference mode after the
+            epoch; nats an example and fractions), seconds (of the epoch's training).
+        test: list of dicts, one for each arm and seed that finished: arm, seed, loss, accuracy.
+        about: dict of where the result comes from: versions, device, jit, command, dataset, settings;
+            also `diverged`, the arms and seeds that ended at a loss that is no number, and
+            `interrupted`.
+        models: dict of arm to its trained `keras.Model`, of the last seed that finished; empty in a
+            comparison that was loaded.
+    """
+
+    records: list
+    test: list
+    about: dict
+    models: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def arms(self):
+        """The names of the arms, in order."""
+        return list(self.about["settings"]["arms"])
+
+    def scores(self, arm, metric="accuracy"):
+        """Test results of an arm: a dict of seed to `metric`, "accuracy" or "loss"."""
+        return {result["seed"]: result[metric] for result in self.test if result["arm"] == arm}
+
+    def table(self):
+        """Test results as text, a line for each arm: mean, and in brackets lowest and highest seed."""
+        rows = [("arm", "test accuracy", "test loss", "seeds", "diverged", "s/epoch", "parameters")]
+        for arm in self.arms:
+            seconds = [record["seconds"] for record in self.records if record["arm"] == arm]
+            rows.append(
+                (
+                    arm,
+                    _mean_and_range(self.scores(arm).values()),
+                    _mean_and_range(self.scores(arm, "loss").values()),
+                    f"{len(self.scores(arm))}",
+                    f"{sum(item['arm'] == arm for item in self.about['diverged'])}",
+                    # The median, because the first epoch includes compiling.
+                    f"{np.median(seconds):.2f}" if seconds else "-",
+                    f"{self.about['settings']['arms'][arm]['parameters']:,}",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def verdict(self):
+        """What the test accuracies say, in plain sentences: mean, range and paired difference by seed."""
+        first, *others = self.arms
+        said = [f"{self.about['dataset']['title']}, test accuracy:"]
+        said += [f"{arm} {_mean_and_range(self.scores(arm).values())}." for arm in self.arms]
+        for other in others:
+            pairs = self.scores(first).keys() & self.scores(other).keys()
+            differences = [self.scores(first)[seed] - self.scores(other)[seed] for seed in pairs]
+            if not differences:
+                said.append(f"No seed finished with both {first} and {other}: nothing to compare.")
+                continue
+            wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+            mean = np.mean(differences)
+            spread = f" ({min(differences):+.4f} to {max(differences):+.4f})" if len(pairs) > 1 else ""
+            said.append(f"{first} minus {other}, seed by seed: {mean:+.4f}{spread};")
+            said.append(f"{first} higher in {wins} of {len(pairs)} seeds, lower in {losses}.")
+            if len(pairs) == 1:
+                said.append("One seed says nothing of chance: run more.")
+            elif wins and losses:
+                said.append("The seeds disagree: no evidence of a difference.")
+        for item in self.about["diverged"]:
+            said.append(f"{item['arm']} diverged with seed {item['seed']} in epoch {item['epoch']}.")
+        if self.about["interrupted"]:
+            said.append("The run was interrupted: it holds the epochs that had finished.")
+        return " ".join(said)
+
+    def title(self):
+        """Data set and number of seeds, for figures."""
+        seeds = len({record["seed"] for record in self.records})
+        return f"{self.about['dataset']['title']}, {seeds} seed{'s' if seeds != 1 else ''}" + (
+            " (mean, and band from lowest to highest)" if seeds > 1 else ""
+        )
+
+    def plot(self, axes=None):
+        """Draw training and validation loss and accuracy on four matplotlib Axes, and return them."""
+        return plots.overview(self.records, self.title(), axes)
+
+    def to_dict(self):
+        """All of it but the models, as results.json holds it."""
+        return {**self.about, "records": self.records, "test": self.test}
+
+    def to_json(self):
+        """`to_dict` as JSON text."""
+        return to_json(self.to_dict())
+
+    def save(self, path):
+        """Write the comparison to the folder `path`: all of it, or nothing.
+
+        ::
+
+            results.json  history.csv  figures/*.png  models/ARM.keras  models/ARM/ (SavedModel)
+
+        Raises:
+            ValueError: `path` cannot be written, or holds something already.
+        """
+        path = check_destination(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as staging:
+            staging = Path(staging, path.name)
+            (staging / "figures").mkdir(parents=True)
+            write_json(staging / "results.json", self.to_dict())
+            write_csv(staging / "history.csv", self.records)
+            plots.save_curves(staging / "figures", self.records, self.title())
+            for arm, model in self.models.items():
+                (staging / "models").mkdir(exist_ok=True)
+                model.save(staging / "models" / f"{arm}.keras")
+                model.export(staging / "models" / arm, verbose=False)
+            os.replace(staging, path)
+        return path
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote, from its folder or its results.json, less the models.
+
+        Raises:
+            ValueError: `path` holds no comparison.
+        """
+        path = Path(path)
+        try:
+            content = read_json(path / "results.json" if path.is_dir() else path)
+            return cls(content.pop("records"), content.pop("test"), content)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{path} holds no results.json of a comparison: {error}") from error
+
+
+def compare(
+    arms,
+    data,
+    *,
+    epochs=10,
+    batch_size=32,
+    seeds=3,
+    optimizer="adam",
+    learning_rate=None,
+    loss=None,
+    jit="auto",
+    device="auto",
+    precision=None,
+    on_epoch=None,
+    command=None,
+):
+    """Train several networks side by side: the same batches in the same order, over several seeds.
+
+    For each seed, every arm is built anew under `keras.utils.set_random_seed(seed)`, so that arms of
+    the same kernels start from the same values, and takes the same batches. A rest of examples that
+    fills no batch sits the epoch out; the next epoch draws anew. An arm is compiled once: further
+    seeds assign their initial values to the same variables. On a CPU the arms train at the same
+    time, a core each.
+
+    Args:
+        arms: dict of names to functions that take nothing and return a `keras.Model`.
+        data: `tfbn.data.Data`.
+        epochs: int. Default 10.
+        batch_size: int. Default 32.
+        seeds: int, for the seeds 0, 1, ... (default 3), or the seeds themselves.
+        optimizer, learning_rate, loss, jit, device, precision: as in `Solver`; each arm has an
+            optimizer of its own.
+        on_epoch: function that is called with each record as it comes. Default None.
+        command: str, the command to note in the result. Default None.
+
+    Returns:
+        `Comparison`. At Ctrl-C it holds the epochs that had finished, with a warning. A loss that is no
+        number ends that arm's seed, which then counts as diverged and in no mean.
+
+    Raises:
+        ValueError, TypeError: an argument is outside what is allowed, before anything is trained.
+
+    >>> x = np.random.default_rng(0).normal(size=[200, 4])
+    >>> split = (x, x[:, 0] > 0)
+    >>> data = Data(train=split, validation=split, test=split, name="half-plane")
+    >>> def build(width):
+    ...     return keras.Sequential([keras.Input([4]), keras.layers.Dense(width, "relu"), keras.layers.Dense(2)])
+    >>> result = compare({"wide": lambda: build(8), "narrow": lambda: build(1)}, data, epochs=2, seeds=2)
+    >>> len(result.records), len(result.test)
+    (8, 4)
+    """
+    seeds = _check(arms, data, epochs, batch_size, seeds, precision)
+    device = find_device(device)
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        optimizer = _copy(optimizer)  # Setting the learning rate must not change the caller's.
+    optimizer = make_optimizer(optimizer, learning_rate)
+
+    solvers, arrays = {}, {}
+    records, test, diverged, finished = [], [], [], {}
+    stop, lock = threading.Event(), threading.Lock()
+
+    def set_up(arm, seed):
+        keras.utils.set_random_seed(seed)
+        with tf.device(device):
+            model = arms[arm]()
+        if arm in solvers:
+            solvers[arm].restart(model)
+            return
+        solver = Solver(model, _copy(optimizer), loss=loss, jit=jit, device=device, precision=precision)
+        solvers[arm] = solver
+        # The first arm puts the arrays on the device, the others share them.
+        for name, split in data.splits().items():
+            arrays[name] = solver.prepare(arrays[name]) if name in arrays else solver.prepare(*split)
+
+    def train(arm, seed):
+        solver = solvers[arm]
+        for epoch in range(1, epochs + 1):
+            if stop.is_set():
+                return
+            order = batch_order(len(data.train.y), seed, epoch)
+            order = order[: len(order) - len(order) % batch_size]
+            start = time.perf_counter()
+            solver.train_epoch(arrays["train"], order, batch_size)
+            seconds = time.perf_counter() - start
+            record = {"arm": arm, "seed": seed, "epoch": epoch}
+            for name in ("train", "validation"):
+                result = solver.evaluate(arrays[name])
+                record |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
+            record["seconds"] = seconds
+            with lock:
+                records.append(record)
+                if on_epoch is not None:
+                    on_epoch(record)
+            if not (math.isfinite(record["train_loss"]) and math.isfinite(record["validation_loss"])):
+                diverged.append({"arm": arm, "seed": seed, "epoch": epoch})
+                return
+        result = solver.evaluate(arrays["test"])
+        test.append({"arm": arm, "seed": seed, "loss": result.loss, "accuracy": result.accuracy})
+        finished[arm] = seed, solver.model.get_weights()
+
+    workers = min(len(arms), os.cpu_count()) if device.startswith("cpu") else 1
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            for seed in seeds:
+                for arm in arms:
+                    set_up(arm, seed)
+                for job in [pool.submit(train, arm, seed) for arm in arms]:
+                    job.result()
+        except KeyboardInterrupt:
+            warnings.warn(f"Interrupted after {len(records)} epochs of all arms and seeds.", stacklevel=2)
+            stop.set()
+        except BaseException:
+            stop.set()
+            raise
+
+    for arm, (_, weights) in finished.items():
+        solvers[arm].model.set_weights(weights)  # A later seed may have diverged.
+    place = {arm: index for index, arm in enumerate(arms)}
+    by_seed_and_arm = lambda item: (item["seed"], place[item["arm"]])  # noqa: E731
+    about = {
+        "versions": versions(),
+        "device": describe_device(device),
+        "jit": {arm: solver.jit for arm, solver in solvers.items()},
+        "command": command,
+        "dataset": data.about(),
+        "settings": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seeds": seeds,
+            "optimizer": keras.optimizers.serialize(optimizer),
+            "precision": precision or "as built",
+            "arms": {
+                arm: {
+                    "parameters": solvers[arm].model.count_params(),
+                    "model_seed": finished.get(arm, [None])[0],
+                }
+                for arm in solvers
+            },
+        },
+        "diverged": sorted(diverged, key=by_seed_and_arm),
+        "interrupted": stop.is_set(),
+    }
+    records.sort(key=lambda record: (*by_seed_and_arm(record), record["epoch"]))
+    test.sort(key=by_seed_and_arm)
+    return Comparison(records, test, about, {arm: solvers[arm].model for arm in arms if arm in finished})
+
+
+def check_destination(path):
+    """`path` as a Path, if results can be written there.
+
+    Raises:
+        ValueError: something is there already, or nothing can be written there.
+    """
+    path = Path(path).absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is there already. Choose another folder for the results, or remove it.")
+    parent = path.parent
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=parent):
+            return path
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {error.strerror} ({parent}). Choose another folder."
+        ) from None
+
+
+def _check(arms, data, epochs, batch_size, seeds, precision):
+    """Raise for what is not allowed; the seeds as a list."""
+    if not isinstance(arms, dict) or not arms or not all(map(callable, arms.values())):
+        raise TypeError(
+            "`arms` must be a dict of names to functions that build a model, one or more. "
+            f"Received: {arms!r}."
+        )
+    for name in arms:
+        if not re.fullmatch(r"\w[\w.+=-]*", str(name)):
+            raise ValueError(
+                f"An arm's name becomes a file's name: letters, digits and any of _ . + = - are allowed. "
+                f"Received: {name!r}."
+            )
+    if not isinstance(data, Data):
+        raise TypeError(
+            "`data` must be tfbn.data.Data: tfbn.data.load(name), or Data(train=(x, y), "
+            f"validation=(x, y), test=(x, y)). Received: {type(data).__name__}."
+        )
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"`epochs` must be an integer, 1 or more. Received: epochs={epochs!r}.")
+    check_batch_size(batch_size, len(data.train.y))
+    check_precision(precision)
+    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if (
+        not found
+        or len(set(found)) < len(found)
+        or not all(isinstance(s, int) and 0 <= s < 2**32 for s in found)
+    ):
+        raise ValueError(
+            "`seeds` must be a number, 1 or more, or different integers from 0 to 2**32 - 1. "
+            f"Received: seeds={seeds!r}."
+        )
+    return found
+
+
+def _copy(optimizer):
+    return type(optimizer).from_config(optimizer.get_config())
+
+
+def _mean_and_range(values):
+    values = list(values)
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"

@@ -1,0 +1,487 @@
+"""`Solver`: one `keras.Model`, its optimizer, and epochs that are one compiled program each.
+
+Nothing here knows of batch normalization.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbn.data import Data, as_classes, batch_order, check_examples
+from tfbn.devices import describe_device, find_device, set_precision, suits_xla
+from tfbn.history import History, versions
+
+DEFAULT_LEARNING_RATE = 0.01
+EVALUATION_BATCH_SIZE = 1000
+
+
+class Evaluation(NamedTuple):
+    """Mean loss, in nats an example for the default loss, and accuracy as a fraction."""
+
+    loss: float
+    accuracy: float
+
+
+class Arrays(NamedTuple):
+    """Examples and labels, checked and on a device, as `Solver.prepare` gives them."""
+
+    x: tf.Tensor
+    y: tf.Tensor
+
+
+class Solver:
+    """Trains and evaluates one model.
+
+    The model is compiled with the solver's optimizer, loss and metrics and keeps them, so that it can
+    be saved and trained further by Keras. A step is the model's own `train_step`.
+
+    Args:
+        model: a `keras.Model`. With the default loss it gives a score for each class: logits, or
+            probabilities where its last layer is a softmax.
+        optimizer: the name of a Keras optimizer, or an optimizer. Default "adam".
+        learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`. Default None: 0.01
+            for a name, an optimizer's own otherwise.
+        loss: a Keras loss or its name. Default None: cross-entropy, for labels given as integers or
+            one-hot.
+        metrics: Keras metrics or their names. Default ("accuracy",).
+        jit: whether epochs are compiled by XLA. Default "auto": yes, except for convolutions on a
+            CPU, where XLA is many times slower. Where XLA fails, the solver warns and goes on
+            without; `jit` then is False.
+        device: "auto", "cpu", "gpu" or one by number such as "gpu:1". Default "auto": the first GPU
+            if TensorFlow sees one, else the CPU. The model has to live there.
+        precision: "float32", "mixed_float16" or "mixed_bfloat16", a Keras dtype policy for all layers
+            of the model. Default None: the layers' own.
+
+    Attributes:
+        model, device, jit: as above, `device` and `jit` as they were decided.
+
+    Raises:
+        ValueError: an unknown optimizer, device or precision, with those that there are.
+        TypeError: `model` is no `keras.Model`.
+
+    >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+    >>> solver = Solver(model, optimizer="sgd", learning_rate=0.5)
+    >>> x, y = np.eye(2, dtype="float32"), np.array([0, 1])
+    >>> before = solver.evaluate(x, y)
+    >>> history = solver.fit(x, y, epochs=20, batch_size=2)
+    >>> solver.evaluate(x, y).loss < before.loss
+    True
+    """
+
+    def __init__(
+        self,
+        model,
+        optimizer="adam",
+        learning_rate=None,
+        loss=None,
+        metrics=("accuracy",),
+        jit="auto",
+        device="auto",
+        precision=None,
+    ):
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                f"`model` must be a keras.Model. Received: {model!r}, a {type(model).__name__}."
+            )
+        if jit not in ("auto", True, False):
+            raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
+        self.model = model
+        self.device = find_device(device)
+        self.jit = suits_xla(model, self.device) if jit == "auto" else jit
+        if precision is not None:
+            set_precision(model, precision)
+        self._labels_are_classes = loss is None
+        model.compile(
+            optimizer=make_optimizer(optimizer, learning_rate),
+            loss=_cross_entropy(model) if loss is None else loss,
+            metrics=list(metrics),
+        )
+        self._initial_optimizer_state = None  # Known once `_compile_for` has built the variables.
+        self._epoch = self._evaluation = self._step = None
+
+    def train(self, x, y):
+        """One step on one batch.
+
+        Args:
+            x: array ``[N, ...]``.
+            y: labels ``[N]``, or one-hot ``[N, classes]``.
+
+        Returns:
+            float, the loss on the batch as it was before the step.
+
+        Raises:
+            ValueError: as in `fit`.
+        """
+        batch = self.prepare(x, y)
+        self.model.reset_metrics()
+        with tf.device(self.device):
+            logs = self._step(*batch)
+        return float(logs["loss"])
+
+    def evaluate(self, x, y=None, batch_size=None):
+        """Loss and accuracy in inference mode.
+
+        Args:
+            x: array ``[N, ...]``, or a `tf.data.Dataset` of batches ``(x, y)``.
+            y: labels as in `train`; None with a dataset.
+            batch_size: int, how many examples to run at a time; a last batch of fewer counts by its
+                size, so that the result is that of one batch of all. Default None: 1,000.
+
+        Returns:
+            `Evaluation`, a tuple ``(loss, accuracy)``; accuracy is nan if the solver's metrics have
+            none.
+
+        Raises:
+            ValueError: as in `fit`.
+        """
+        if isinstance(x, tf.data.Dataset):
+            logs = self._run_dataset(x, training=False)
+        else:
+            arrays = self.prepare(x, y)
+            batch_size = EVALUATION_BATCH_SIZE if batch_size is None else batch_size
+            check_batch_size(batch_size)
+            logs = self._evaluate(arrays, batch_size)
+        return Evaluation(logs["loss"], logs.get("accuracy", float("nan")))
+
+    def fit(
+        self,
+        x,
+        y=None,
+        *,
+        epochs=1,
+        batch_size=32,
+        validation_data=None,
+        shuffle=True,
+        seed=0,
+        callbacks=(),
+        initial_epoch=0,
+        verbose=0,
+    ):
+        """Train for some epochs.
+
+        Arrays stay in memory as tensors and each epoch over them is one compiled program. A dataset is
+        trained on batch after batch in a graph, as it comes.
+
+        Args:
+            x: array ``[N, ...]``; or `tfbn.data.Data`, of which the training split is trained on and
+                the validation split validated on; or a finite `tf.data.Dataset` of batches
+                ``(x, y)``.
+            y: labels ``[N]``, or one-hot ``[N, classes]``; None for data and datasets.
+            epochs: int, the number of the last epoch. Default 1.
+            batch_size: int, examples a step. Default 32. A last batch of fewer is trained on as well.
+            validation_data: ``(x, y)`` or a dataset, evaluated after each epoch. Default None.
+            shuffle: bool, whether each epoch takes the examples in a new order. Default True.
+            seed: int, determines the orders. Default 0.
+            callbacks: Keras callbacks. They are called at the beginning and end of training and of
+                each epoch, with Keras' names (loss, accuracy, val_loss, val_accuracy); never at a
+                batch.
+            initial_epoch: int, epochs already done. Default 0.
+            verbose: int, 0 for silence (default) or 2 for Keras' line an epoch.
+
+        Returns:
+            `tfbn.history.History`, a record an epoch: epoch, loss and accuracy averaged over the epoch's
+            steps, val_loss and val_accuracy after it, seconds. It ends early at a loss that is no
+            number and at Ctrl-C, with a warning.
+
+        Raises:
+            ValueError: shapes that do not fit; labels outside the classes; NaN or infinity in `x`; a
+                batch size below 1 or over the data.
+        """
+        if isinstance(x, Data):
+            if y is not None or validation_data is not None:
+                raise ValueError(
+                    "`y` and `validation_data` come from the data itself when `x` is tfbn.data.Data. "
+                    "Leave them out, or pass arrays."
+                )
+            x, y, validation_data = *x.train, tuple(x.validation)
+        callbacks = _epoch_callbacks(callbacks)
+
+        if isinstance(x, tf.data.Dataset):
+
+            def train(epoch):
+                return self._run_dataset(x, training=True)
+        else:
+            arrays = self.prepare(x, y)
+            examples = len(arrays.y)
+            check_batch_size(batch_size, examples)
+
+            def train(epoch):
+                order = batch_order(examples, seed, epoch) if shuffle else np.arange(examples)
+                return self.train_epoch(arrays, order, batch_size)
+
+        validate = self._validation(validation_data)
+        history = History(about=self.about(batch_size=batch_size, seed=seed))
+        # Keras' own list: it resolves logs, sets the model and its params, and adds the progress line.
+        callbacks = keras.callbacks.CallbackList(
+            callbacks,
+            add_history=False,
+            add_progbar=bool(verbose),
+            model=self.model,
+            verbose=verbose,
+            epochs=epochs,
+            steps=None,
+        )
+        self.model.stop_training = False
+        callbacks.on_train_begin()
+        try:
+            for epoch in range(initial_epoch + 1, epochs + 1):
+                callbacks.on_epoch_begin(epoch - 1)
+                start = time.perf_counter()
+                logs = train(epoch)
+                seconds = time.perf_counter() - start
+                logs.update(validate())
+                callbacks.on_epoch_end(epoch - 1, logs)
+                history.records.append({"epoch": epoch, **logs, "seconds": seconds})
+                if not np.isfinite(logs["loss"]):
+                    warnings.warn(
+                        f"The loss of epoch {epoch} is {logs['loss']}: training ends there. A lower "
+                        "learning rate may help.",
+                        stacklevel=2,
+                    )
+                    break
+                if self.model.stop_training:
+                    break
+        except KeyboardInterrupt:
+            warnings.warn(f"Interrupted after {len(history.records)} epochs.", stacklevel=2)
+        callbacks.on_train_end()
+        history.about["jit"] = self.jit  # XLA may have failed in between.
+        return history
+
+    def about(self, **more):
+        """What a result should say of how it came about, as a dict."""
+        return {
+            "device": describe_device(self.device),
+            "jit": self.jit,
+            "precision": self.model.layers[-1].dtype_policy.name,
+            "optimizer": self.model.optimizer.name,
+            "versions": versions(),
+            **more,
+        }
+
+    def restart(self, fresh):
+        """Begin anew from the weights of `fresh`, another build of the same model.
+
+        Nothing is compiled again: the values are assigned to the variables that there are.
+        """
+        for variable, value in zip(self.model.variables, fresh.variables, strict=True):
+            variable.assign(value)
+        if self._initial_optimizer_state is not None:
+            optimizer = self.model.optimizer
+            for variable, value in zip(optimizer.variables, self._initial_optimizer_state, strict=True):
+                variable.assign(value)
+
+    def prepare(self, x, y=None):
+        """Check arrays against the model and move them to the device.
+
+        Args:
+            x, y: arrays as in `train`; or `Arrays` that a solver on this device prepared.
+
+        Returns:
+            `Arrays`, which `train`, `evaluate`, `fit` and other solvers take in place of `x` and `y`
+            without checking or copying them again.
+
+        Raises:
+            ValueError: as in `fit`.
+        """
+        shape = np.shape(x.x if isinstance(x, Arrays) else x)
+        if not self.model.built:
+            self.model.build((None, *shape[1:]))
+        expected = self.model.input_shape
+        if len(shape) != len(expected) or any(
+            want not in (None, got) for got, want in zip(shape, expected, strict=True)
+        ):
+            raise ValueError(f"x must have the shape {expected} that the model takes. Received: {shape}.")
+        classes = self.model.output_shape[-1] if self._labels_are_classes else None
+        if isinstance(x, Arrays):
+            arrays = x
+            if classes is not None:
+                as_classes(arrays.y.numpy(), classes)
+        else:
+            x, y = check_examples(x, y, classes)
+            with tf.device(self.device):
+                arrays = Arrays(tf.constant(x, self.model.inputs[0].dtype), tf.constant(y))
+        self._compile_for(arrays)
+        return arrays
+
+    def train_epoch(self, arrays, order, batch_size):
+        """One epoch as one compiled program.
+
+        Args:
+            arrays: `Arrays`, as `prepare` gives them.
+            order: ints ``[M]``, the rows to train on, in this order.
+            batch_size: int, rows a step; a rest of fewer makes a last step.
+
+        Returns:
+            dict, the loss and the metrics averaged over the epoch.
+        """
+        self.model.reset_metrics()
+        with tf.device(self.device):
+            order = tf.constant(order, "int32")
+            try:
+                logs = self._epoch(*arrays, order, batch_size)
+            except tf.errors.OpError as error:
+                if not self.jit or isinstance(error, tf.errors.ResourceExhaustedError):
+                    raise
+                # XLA compiles a program before it runs any of it: no step was lost.
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"XLA failed, training goes on without: {reason}", stacklevel=2)
+                self.jit = False
+                self._epoch = tf.function(self._epoch_steps)
+                logs = self._epoch(*arrays, order, batch_size)
+        return _floats(logs)
+
+    def _compile_for(self, arrays):
+        """Create the variables and functions that need an example of the data, once."""
+        if self._epoch is not None:
+            return
+        with tf.device(self.device):
+            self.model.optimizer.build(self.model.trainable_variables)
+            # Keras creates the metrics' variables at their first update, which must not happen
+            # inside of a compiled function.
+            self.model.test_step((arrays.x[:1], arrays.y[:1]))
+        self.model.reset_metrics()
+        self._initial_optimizer_state = [v.numpy() for v in self.model.optimizer.variables]
+        batches = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in arrays]
+        self._epoch = tf.function(self._epoch_steps, jit_compile=self.jit)
+        self._step = tf.function(self._single_step, input_signature=batches)
+        self._evaluation = tf.function(
+            self._evaluation_steps, input_signature=[*batches, tf.TensorSpec([], "int32")]
+        )
+
+    def _single_step(self, x, y):
+        tf.autograph.experimental.do_not_convert(self.model.train_step)((x, y))
+        return self.model.get_metrics_result()
+
+    def _epoch_steps(self, x, y, order, batch_size):
+        train_step = tf.autograph.experimental.do_not_convert(self.model.train_step)
+        steps, rest = divmod(order.shape[0], batch_size)
+        batches = tf.reshape(order[: steps * batch_size], [steps, batch_size])
+        for step in tf.range(steps):
+            train_step((tf.gather(x, batches[step]), tf.gather(y, batches[step])))
+        if rest:
+            train_step((tf.gather(x, order[-rest:]), tf.gather(y, order[-rest:])))
+        return self.model.get_metrics_result()
+
+    def _evaluation_steps(self, x, y, batch_size):
+        test_step = tf.autograph.experimental.do_not_convert(self.model.test_step)
+        for start in tf.range(0, tf.shape(x)[0], batch_size):
+            test_step((x[start : start + batch_size], y[start : start + batch_size]))
+        return self.model.get_metrics_result()
+
+    def _evaluate(self, arrays, batch_size=EVALUATION_BATCH_SIZE):
+        self.model.reset_metrics()
+        with tf.device(self.device):
+            return _floats(self._evaluation(*arrays, batch_size))
+
+    def _run_dataset(self, dataset, training):
+        """One pass over a dataset, a step for each of its batches."""
+        if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("The dataset never ends. Cut it into epochs with `take(steps)`.")
+        logs = None
+        self.model.reset_metrics()
+        for batch in dataset:
+            if not isinstance(batch, tuple) or len(batch) != 2:
+                raise ValueError("The dataset must give pairs (x, y) of batches.")
+            batch = self.prepare(*batch)
+            with tf.device(self.device):
+                logs = self._step(*batch) if training else self._evaluation(*batch, EVALUATION_BATCH_SIZE)
+        if logs is None:
+            raise ValueError("The dataset is empty. Give it one batch or more.")
+        return _floats(logs)
+
+    def _validation(self, data):
+        """A function that validates and returns Keras' names, for whatever `data` is."""
+        if data is None:
+            return dict
+        if isinstance(data, tf.data.Dataset):
+
+            def run():
+                return self._run_dataset(data, training=False)
+        else:
+            arrays = self.prepare(*data)
+
+            def run():
+                return self._evaluate(arrays)
+
+        return lambda: {f"val_{name}": value for name, value in run().items()}
+
+
+def make_optimizer(optimizer, learning_rate=None):
+    """A Keras optimizer, from its name or as it is, with the learning rate set.
+
+    >>> make_optimizer("sgd", 0.5).learning_rate.numpy().item()
+    0.5
+    """
+    if isinstance(learning_rate, (int, float)) and not 0 <= learning_rate < float("inf"):
+        raise ValueError(
+            "`learning_rate` must be a finite number, 0 or more. "
+            f"Received: learning_rate={learning_rate!r}."
+        )
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        if learning_rate is not None:
+            optimizer.learning_rate = learning_rate
+        return optimizer
+    known = {
+        name.lower(): kind
+        for name, kind in vars(keras.optimizers).items()
+        if isinstance(kind, type)
+        and issubclass(kind, keras.optimizers.Optimizer)
+        and name not in ("Optimizer", "LossScaleOptimizer")
+    }
+    if not isinstance(optimizer, str) or optimizer.lower() not in known:
+        raise ValueError(
+            f"Unknown optimizer {optimizer!r}. Known: {', '.join(sorted(known))}; or pass a "
+            "keras.optimizers.Optimizer."
+        )
+    rate = DEFAULT_LEARNING_RATE if learning_rate is None else learning_rate
+    return known[optimizer.lower()](learning_rate=rate)
+
+
+def _cross_entropy(model):
+    """The default loss, for logits or, after a softmax, for probabilities."""
+    if model.built and model.output_shape[-1] == 1:
+        raise ValueError(
+            "The model has one output, and the cross-entropy over one class is always 0. Give `loss`, "
+            "for example 'mse' or keras.losses.BinaryCrossentropy(from_logits=True)."
+        )
+    last = model.layers[-1] if model.layers else None
+    softmax = isinstance(last, keras.layers.Softmax) or (
+        getattr(last, "activation", None) is keras.activations.softmax
+    )
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
+
+
+def check_batch_size(batch_size, examples=None):
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        raise TypeError(f"`batch_size` must be an integer. Received: batch_size={batch_size!r}.")
+    if batch_size < 1 or (examples is not None and batch_size > examples):
+        limit = "1 or more" if examples is None else f"from 1 to {examples:,}, the training examples"
+        raise ValueError(f"`batch_size` must be {limit}. Received: batch_size={batch_size}.")
+
+
+def _epoch_callbacks(callbacks):
+    """The callbacks as a list; says so where one waits for batches, which are not announced."""
+    callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    hooks = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+    for callback in callbacks:
+        own = type(callback).__module__.split(".")[0] != "keras"
+        waits = own and any(
+            getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook) for hook in hooks
+        )
+        if waits or getattr(callback, "save_freq", "epoch") != "epoch":
+            warnings.warn(
+                f"{type(callback).__name__} waits for batches, but an epoch here is one compiled "
+                "program: callbacks are called at epochs only.",
+                stacklevel=3,
+            )
+    return callbacks
+
+
+def _floats(logs):
+    return {name: float(value) for name, value in logs.items()}
