@@ -1,0 +1,213 @@
+"""The command `tfbn`: arguments in, text out. The only file that prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+import time
+import warnings
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="tfbn")
+def cli():
+    """Batch normalization for Keras, and an honest comparison of networks with and without it."""
+
+
+def integers(context, parameter, text):
+    """A click callback: "32,32" -> (32, 32)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of integers such as 32,32.") from None
+
+
+@cli.command()
+@click.option(
+    "--dataset", default="mnist", help="mnist, fashion_mnist, kmnist, cifar10 or the like in TFDS."
+)
+@click.option(
+    "--data-dir", help="Folder of prepared data.  [default: $TFDS_DATA_DIR or ~/tensorflow_datasets]"
+)
+@click.option("--epochs", default=10, help="Passes over the training data.")
+@click.option("--batch-size", default=32, help="Examples a step.")
+@click.option("--seeds", default=3, help="How many seeds to repeat the training with.")
+@click.option("--seed", default=0, help="The first of them; the others follow by one.")
+@click.option("--hidden", default="32,32", callback=integers, help="Width of each hidden layer.")
+@click.option("--activation", default="relu", help="A Keras activation.")
+@click.option("--optimizer", default="adam", help="A Keras optimizer.")
+@click.option("--learning-rate", default=0.01, help="The optimizer's learning rate.")
+@click.option(
+    "--validation-size", type=int, help="Training examples held out.  [default: 5000; 500 of the sample]"
+)
+@click.option("--device", default="auto", help="auto, cpu, gpu, gpu:1, ...")
+@click.option("--precision", default="float32", help="float32, mixed_float16 or mixed_bfloat16.")
+@click.option("--out", help="Folder for the results.  [default: runs/DATASET-TIME]")
+@click.option("--no-fallback", is_flag=True, help="Fail rather than take the sample of MNIST.")
+@click.option("--json", "as_json", is_flag=True, help="Print results.json alone on standard output.")
+@click.option("--quick", is_flag=True, help="A look in seconds: 1 seed, 2 epochs, unless given otherwise.")
+@click.pass_context
+def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **options):
+    """Train a network with and one without batch norm side by side.
+
+    Both take the same batches and start from the same weights; several seeds say how far chance goes.
+    Writes OUT/results.json, history.csv, figures/ and, for both, models/NAME.keras and a SavedModel.
+    """
+    if quick:
+        for name, value in {"seeds": 1, "epochs": 2}.items():
+            if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
+                options[name] = value
+    out = out or time.strftime(f"runs/{dataset.replace('/', '-')}-%Y%m%d-%H%M%S")
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    with console.status("Loading TensorFlow"), _hushed():
+        from tfbn import data
+        from tfbn.compare import check_destination
+        from tfbn.compare import compare as run
+        from tfbn.devices import describe_device, find_device
+        from tfbn.models import Model
+
+        device = find_device(options["device"])
+    check_destination(out)
+    seeds = range(options["seed"], options["seed"] + options["seeds"])
+
+    with console.status(f"Loading {dataset}"):
+        loaded = data.load(
+            dataset,
+            data_dir=data_dir,
+            validation_size=options["validation_size"],
+            fallback=not no_fallback,
+        )
+    sizes = "/".join(f"{len(split.y):,}" for split in loaded.splits().values())
+    console.print(f"{loaded.title} from {loaded.source}: {sizes} to train/validate/test")
+    console.print(f"Running on {describe_device(device)}")
+
+    def build(use_batchnorm):
+        return Model(
+            loaded.input_shape,
+            loaded.classes,
+            hidden_dims=options["hidden"],
+            use_batchnorm=use_batchnorm,
+            activation=options["activation"],
+        )
+
+    arms = {"batchnorm": lambda: build(True), "plain": lambda: build(False)}
+    with _live(console, arms, len(seeds) * options["epochs"]) as on_epoch:
+        result = run(
+            arms,
+            loaded,
+            epochs=options["epochs"],
+            batch_size=options["batch_size"],
+            seeds=list(seeds),
+            optimizer=options["optimizer"],
+            learning_rate=options["learning_rate"],
+            device=device,
+            precision=options["precision"],
+            on_epoch=on_epoch,
+            command=shlex.join(["tfbn", *sys.argv[1:]]),
+        )
+    with console.status("Saving"), _hushed():
+        folder = result.save(out)
+    console.print()
+    console.print(result.table())
+    console.print()
+    console.print(result.verdict())
+    console.print(f"\nSaved results.json, history.csv, figures and models in {folder}")
+    if as_json:
+        print(result.to_json())
+    return INTERRUPTED if result.about["interrupted"] else 0
+
+
+@cli.group()
+def bench():
+    """How fast on this machine, beside the peers that are installed."""
+
+
+@bench.command("solver")
+@click.option("--steps", default=1718, help="Steps a run; 1718 are an epoch.")
+@click.option("--repeats", default=5, help="Alternating runs, of which the median counts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
+def bench_solver(steps, repeats, as_json):
+    """One training step of both nets of `tfbn compare`: ours, Keras', PyTorch's and JAX'."""
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    with console.status("Loading TensorFlow"), _hushed():
+        from tfbn import bench
+        from tfbn.history import to_json
+    with console.status("Timing") as status, _hushed():
+        result = bench.solver(steps, repeats, on_run=lambda text: status.update(f"Timing {text}"))
+    console.print(bench.table(result))
+    if as_json:
+        print(to_json(result))
+
+
+@contextlib.contextmanager
+def _live(console, arms, epochs):
+    """Progress of all arms: bars in a terminal, a line an epoch elsewhere. Gives the callback."""
+
+    def text(record):
+        return (
+            f"training loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}, "
+            f"validation loss {record['validation_loss']:.4f} accuracy {record['validation_accuracy']:.4f}"
+        )
+
+    if not console.is_terminal:
+        yield lambda record: console.print(
+            f"seed {record['seed']} epoch {record['epoch']:>2} {record['arm']:<9} {text(record)}"
+        )
+        return
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, TextColumn("{task.fields[text]}"), console=console) as progress:
+        tasks = {arm: progress.add_task(arm, total=epochs, text="compiling") for arm in arms}
+
+        def on_epoch(record):
+            progress.update(tasks[record["arm"]], advance=1, text=f"seed {record['seed']}: {text(record)}")
+
+        yield on_epoch
+
+
+@contextlib.contextmanager
+def _hushed():
+    """Keep what TensorFlow's C++ prints on standard error as it starts, about CPU and CUDA, to itself."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def main():
+    """Run the command; bad input ends in one line on standard error and exit code 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    try:
+        code = cli.main(prog_name="tfbn", standalone_mode=False)
+    except click.ClickException as error:
+        print(f"Error: {error.format_message()}", file=sys.stderr)
+        code = 2
+    except (ValueError, TypeError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        print("Interrupted before the first epoch: nothing was written.", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
