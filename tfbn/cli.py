@@ -119,7 +119,7 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
     console.print()
     console.print(result.table())
     console.print()
-    console.print(result.verdict())
+    console.print(result.verdict(), soft_wrap=not console.is_terminal)
     console.print(f"\nSaved results.json, history.csv, figures and models in {folder}")
     if as_json:
         print(result.to_json())
@@ -151,21 +151,17 @@ def bench_solver(steps, repeats, as_json):
 @contextlib.contextmanager
 def _live(console, arms, epochs):
     """Progress of all arms: bars in a terminal, a line an epoch elsewhere. Gives the callback."""
-
-    def text(record):
-        return (
+    if not console.is_terminal:
+        yield lambda record: console.print(
+            f"seed {record['seed']} epoch {record['epoch']:>2} {record['arm']:<9} "
             f"training loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}, "
             f"validation loss {record['validation_loss']:.4f} accuracy {record['validation_accuracy']:.4f}"
         )
-
-    if not console.is_terminal:
-        yield lambda record: console.print(
-            f"seed {record['seed']} epoch {record['epoch']:>2} {record['arm']:<9} {text(record)}"
-        )
         return
+    console.print("Epochs of all seeds; loss and accuracy as training/validation")
     columns = (
         TextColumn("{task.description:<9}"),
-        BarColumn(20),
+        BarColumn(8),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
@@ -173,7 +169,9 @@ def _live(console, arms, epochs):
         tasks = {arm: progress.add_task(arm, total=epochs, text="compiling") for arm in arms}
 
         def on_epoch(record):
-            progress.update(tasks[record["arm"]], advance=1, text=f"seed {record['seed']}: {text(record)}")
+            loss = f"{record['train_loss']:.3f}/{record['validation_loss']:.3f}"
+            accuracy = f"{record['train_accuracy']:.3f}/{record['validation_accuracy']:.3f}"
+            progress.update(tasks[record["arm"]], advance=1, text=f"loss {loss} accuracy {accuracy}")
 
         yield on_epoch
 

@@ -36,7 +36,7 @@ class Comparison:
         about: dict of where the result comes from: versions, device, jit, command, dataset, settings;
             also `diverged`, the arms and seeds that ended at a loss that is no number, and
             `interrupted`.
-        models: dict of arm to its trained `keras.Model`, of the last seed that finished; empty in a
+        models: dict of arm to its trained `keras.Model`, of the last seed that did not diverge; empty in a
             comparison that was loaded.
     """
 
@@ -79,7 +79,9 @@ class Comparison:
         """What the test accuracies say, in plain sentences: mean, range and paired difference by seed."""
         first, *others = self.arms
         said = [f"{self.about['dataset']['title']}, test accuracy:"]
-        said += [f"{arm} {_mean_and_range(self.scores(arm).values())}." for arm in self.arms]
+        said += [
+            ", ".join(f"{arm} {_mean_and_range(self.scores(arm).values())}" for arm in self.arms) + "."
+        ]
         for other in others:
             pairs = self.scores(first).keys() & self.scores(other).keys()
             differences = [self.scores(first)[seed] - self.scores(other)[seed] for seed in pairs]
@@ -213,12 +215,12 @@ def compare(
     """
     seeds = _check(arms, data, epochs, batch_size, seeds, precision)
     device = find_device(device)
-    if isinstance(optimizer, keras.optimizers.Optimizer):
-        optimizer = _copy(optimizer)  # Setting the learning rate must not change the caller's.
-    optimizer = make_optimizer(optimizer, learning_rate)
+    # A copy, because setting the learning rate must not change the caller's.
+    own = isinstance(optimizer, keras.optimizers.Optimizer)
+    template = make_optimizer(_copy(optimizer) if own else optimizer, learning_rate)
 
     solvers, arrays = {}, {}
-    records, test, diverged, finished = [], [], [], {}
+    records, test, diverged, kept = [], [], [], {}
     stop, lock = threading.Event(), threading.Lock()
 
     def set_up(arm, seed):
@@ -228,7 +230,7 @@ def compare(
         if arm in solvers:
             solvers[arm].restart(model)
             return
-        solver = Solver(model, _copy(optimizer), loss=loss, jit=jit, device=device, precision=precision)
+        solver = Solver(model, _copy(template), loss=loss, jit=jit, device=device, precision=precision)
         solvers[arm] = solver
         # The first arm puts the arrays on the device, the others share them.
         for name, split in data.splits().items():
@@ -238,6 +240,9 @@ def compare(
         solver = solvers[arm]
         for epoch in range(1, epochs + 1):
             if stop.is_set():
+                # Better a model of some epochs than none.
+                if epoch > 1 and arm not in kept:
+                    kept[arm] = seed, epoch - 1, solver.model.get_weights()
                 return
             order = batch_order(len(data.train.y), seed, epoch)
             order = order[: len(order) - len(order) % batch_size]
@@ -258,7 +263,7 @@ def compare(
                 return
         result = solver.evaluate(arrays["test"])
         test.append({"arm": arm, "seed": seed, "loss": result.loss, "accuracy": result.accuracy})
-        finished[arm] = seed, solver.model.get_weights()
+        kept[arm] = seed, epochs, solver.model.get_weights()
 
     workers = min(len(arms), os.cpu_count()) if device.startswith("cpu") else 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -269,16 +274,22 @@ def compare(
                 for job in [pool.submit(train, arm, seed) for arm in arms]:
                     job.result()
         except KeyboardInterrupt:
-            warnings.warn(f"Interrupted after {len(records)} epochs of all arms and seeds.", stacklevel=2)
-            stop.set()
+            stop.set()  # Leaving the pool waits for the epochs under way.
         except BaseException:
             stop.set()
             raise
 
-    for arm, (_, weights) in finished.items():
+    if stop.is_set():
+        if not records:
+            raise KeyboardInterrupt
+        warnings.warn(f"Interrupted: kept {len(records)} epochs, all arms and seeds counted.", stacklevel=2)
+    for arm, (_, _, weights) in kept.items():
         solvers[arm].model.set_weights(weights)  # A later seed may have diverged.
     place = {arm: index for index, arm in enumerate(arms)}
-    by_seed_and_arm = lambda item: (item["seed"], place[item["arm"]])  # noqa: E731
+
+    def by_seed_and_arm(item):
+        return item["seed"], place[item["arm"]]
+
     about = {
         "versions": versions(),
         "device": describe_device(device),
@@ -289,14 +300,15 @@ def compare(
             "epochs": epochs,
             "batch_size": batch_size,
             "seeds": seeds,
-            "optimizer": keras.optimizers.serialize(optimizer),
+            "optimizer": _describe(template),
             "precision": precision or "as built",
             "arms": {
                 arm: {
-                    "parameters": solvers[arm].model.count_params(),
-                    "model_seed": finished.get(arm, [None])[0],
+                    "parameters": solver.model.count_params(),
+                    # Which weights the saved model has.
+                    "model": dict(zip(("seed", "epoch"), kept[arm], strict=False)) if arm in kept else None,
                 }
-                for arm in solvers
+                for arm, solver in solvers.items()
             },
         },
         "diverged": sorted(diverged, key=by_seed_and_arm),
@@ -304,7 +316,7 @@ def compare(
     }
     records.sort(key=lambda record: (*by_seed_and_arm(record), record["epoch"]))
     test.sort(key=by_seed_and_arm)
-    return Comparison(records, test, about, {arm: solvers[arm].model for arm in arms if arm in finished})
+    return Comparison(records, test, about, {arm: solvers[arm].model for arm in arms if arm in kept})
 
 
 def check_destination(path):
@@ -365,6 +377,14 @@ def _check(arms, data, epochs, batch_size, seeds, precision):
 
 def _copy(optimizer):
     return type(optimizer).from_config(optimizer.get_config())
+
+
+def _describe(optimizer):
+    """Name and arguments, as Keras serializes them."""
+    config = optimizer.get_config()
+    if isinstance(config["learning_rate"], float):
+        config["learning_rate"] = float(f"{config['learning_rate']:.7g}")  # It was kept in float32.
+    return {"class_name": type(optimizer).__name__, "config": config}
 
 
 def _mean_and_range(values):

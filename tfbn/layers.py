@@ -5,6 +5,8 @@ The formulas are in `tfbn.functional`; this file keeps the state around them.
 
 from __future__ import annotations
 
+import numbers
+
 import keras
 import tensorflow as tf
 
@@ -272,14 +274,20 @@ def _broadcast_mask(mask, x):
 
 
 def _integer(name, value):
-    # operator.index would take True for 1.
-    if isinstance(value, bool) or int(value) != value:
+    # A bool passes for an int in Python; as an axis it is a mistake.
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}.")
     return int(value)
 
 
+def _number(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
+    return float(value)
+
+
 def _fraction(name, value):
-    if not 0 <= float(value) <= 1:
+    if not 0 <= _number(name, value) <= 1:
         raise ValueError(
             f"`{name}` must be within [0, 1]: the share of the average that an update keeps. "
             f"Received: {name}={value!r}. (PyTorch's momentum m is 1 - m here.)"
@@ -288,7 +296,7 @@ def _fraction(name, value):
 
 
 def _positive(name, value):
-    if not 0 < float(value) < float("inf"):
+    if not 0 < _number(name, value) < float("inf"):
         raise ValueError(
             f"`{name}` must be a positive, finite number. Received: {name}={value!r}. The default is 0.001."
         )

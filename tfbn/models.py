@@ -90,7 +90,7 @@ class Model(keras.Model):
         input_shape = _sizes("input_dim", input_dim)
         hidden_dims = _sizes("hidden_dims", hidden_dims)
         conv_filters = _sizes("conv_filters", conv_filters, at_least=0)
-        (output_dim,) = _sizes("output_dim", output_dim)
+        (output_dim,) = _sizes("output_dim", output_dim, at_most=1)
         if norm_position not in NORM_POSITIONS:
             raise ValueError(
                 f"`norm_position` must be one of {', '.join(NORM_POSITIONS)}. "
@@ -112,6 +112,8 @@ class Model(keras.Model):
             )
         if seed is None:
             seed = random.randrange(2**31)
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"`seed` must be an integer, 0 or more, or None. Received: seed={seed!r}.")
         dtype = keras.dtype_policies.get(dtype)
         initializer = _initializer(kernel_initializer)
         activation = keras.activations.get(activation)
@@ -193,7 +195,7 @@ class Model(keras.Model):
         return model
 
 
-def _sizes(name, value, at_least=1):
+def _sizes(name, value, at_least=1, at_most=None):
     """`value` as a tuple of positive ints: a single number stands for a tuple of one."""
     sizes = (value,) if np.ndim(value) == 0 else tuple(value)
     for size in sizes:
@@ -202,7 +204,11 @@ def _sizes(name, value, at_least=1):
         if size < 1:
             raise ValueError(f"`{name}` must be made of positive integers. Received: {name}={value!r}.")
     if len(sizes) < at_least:
-        raise ValueError(f"`{name}` must not be empty. Received: {name}={value!r}. Give a width or more.")
+        raise ValueError(
+            f"`{name}` must not be empty. Received: {name}={value!r}. Give one number or more."
+        )
+    if at_most is not None and len(sizes) > at_most:
+        raise ValueError(f"`{name}` must be a single integer. Received: {name}={value!r}.")
     return tuple(int(size) for size in sizes)
 
 

@@ -97,11 +97,12 @@ class Solver:
         if precision is not None:
             set_precision(model, precision)
         self._labels_are_classes = loss is None
-        model.compile(
-            optimizer=make_optimizer(optimizer, learning_rate),
-            loss=_cross_entropy(model) if loss is None else loss,
-            metrics=list(metrics),
-        )
+        with tf.device(self.device):  # The metrics create their variables here.
+            model.compile(
+                optimizer=make_optimizer(optimizer, learning_rate),
+                loss=_cross_entropy(model) if loss is None else loss,
+                metrics=list(metrics),
+            )
         self._initial_optimizer_state = None  # Known once `_compile_for` has built the variables.
         self._epoch = self._evaluation = self._step = None
 
@@ -200,6 +201,8 @@ class Solver:
                     "Leave them out, or pass arrays."
                 )
             x, y, validation_data = *x.train, tuple(x.validation)
+        if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
+            raise ValueError(f"`epochs` must be an integer, 1 or more. Received: epochs={epochs!r}.")
         callbacks = _epoch_callbacks(callbacks)
 
         if isinstance(x, tf.data.Dataset):
@@ -225,7 +228,7 @@ class Solver:
             model=self.model,
             verbose=verbose,
             epochs=epochs,
-            steps=None,
+            steps=1,  # What the progress line counts: an epoch is one call.
         )
         self.model.stop_training = False
         callbacks.on_train_begin()

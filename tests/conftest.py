@@ -1,0 +1,64 @@
+"""Fixtures that several files use; two logical CPUs stand for two devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfbn
+
+ROOT = Path(__file__).parents[1]
+PREPARED = ROOT.parent / "shared" / "tensorflow_datasets"
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """MNIST where it is prepared, else the sample."""
+    if PREPARED.exists():
+        return tfbn.data.load("mnist", data_dir=PREPARED)
+    return tfbn.data.sample()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """Three classes in eight dimensions, easy to tell apart, 203 examples to train on."""
+    rng = np.random.default_rng(1)
+
+    def split(size):
+        y = rng.integers(0, 3, size)
+        return (rng.normal(size=[size, 8]) + 2 * np.eye(8)[y]).astype("float32"), y
+
+    return tfbn.data.Data(train=split(203), validation=split(40), test=split(50), name="blobs")
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Run a script in a fresh process, away from the checkout; its standard output."""
+
+    def run(script, *arguments):
+        result = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run

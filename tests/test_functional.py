@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+from tfbn import functional
+
+EPSILON = 1e-3
+SHAPES = [
+    ((64, 5), -1),
+    ((8, 6, 5), -1),
+    ((8, 5, 6), 1),
+    ((4, 6, 6, 3), -1),
+    ((4, 3, 6, 6), 1),
+    ((2, 3, 4, 5, 6), 2),
+]
+
+
+def case(rng, shape, axis, masked, dtype=np.float32, mean=0.0, stddev=1.0):
+    """Input, its axes to reduce, a mask, gamma, beta and dy, all random."""
+    channels = shape[axis]
+    broadcast = [1] * len(shape)
+    broadcast[axis] = channels
+    mask = rng.random(shape[:1] + (1,) * (len(shape) - 1)) < 0.7 if masked else None
+    if masked:
+        mask[0] = True
+        mask = np.broadcast_to(mask, shape)
+    return {
+        "x": (mean + stddev * rng.normal(size=shape)).astype(dtype),
+        "axes": [a for a in range(len(shape)) if a != axis % len(shape)],
+        "mask": mask,
+        "gamma": rng.normal(1, 0.3, channels).astype(dtype).reshape(broadcast),
+        "beta": rng.normal(size=channels).astype(dtype).reshape(broadcast),
+        "dy": rng.normal(size=shape).astype(dtype),
+    }
+
+
+def normalized(x, gamma, beta, axes, mask):
+    return functional.batch_normalize(
+        x, functional.moments(x, axes, mask), gamma, beta, EPSILON, axes, mask
+    )
+
+
+def outputs_and_gradients(c):
+    x, gamma, beta = map(tf.constant, (c["x"], c["gamma"], c["beta"]))
+    with tf.GradientTape() as tape:
+        tape.watch((x, gamma, beta))
+        y = normalized(x, gamma, beta, c["axes"], c["mask"])
+    return y, tape.gradient(y, (x, gamma, beta), c["dy"])
+
+
+WAYS = {
+    "eager": outputs_and_gradients,
+    "graph": lambda c: tf.function(lambda: outputs_and_gradients(c))(),
+    "XLA": lambda c: tf.function(lambda: outputs_and_gradients(c), jit_compile=True)(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_forward_and_backward_follow_the_paper(rng, shape, axis, masked, way):
+    c = case(rng, shape, axis, masked)
+    y, gradients = WAYS[way](c)
+    gamma, beta = c["gamma"].ravel(), c["beta"].ravel()
+    expected, _, _ = reference.forward(c["x"], gamma, beta, EPSILON, axis, c["mask"])
+    assert reference.error(y, expected) < 2e-6
+    for measured, wanted in zip(
+        gradients, reference.backward(c["x"], c["dy"], gamma, EPSILON, axis, c["mask"]), strict=True
+    ):
+        assert reference.error(tf.reshape(measured, wanted.shape), wanted) < 2e-6
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("stddev", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1e2, 1e4])
+def test_exact_however_far_the_mean_is_from_zero(rng, mean, stddev, way):
+    c = case(rng, (256, 8), -1, masked=False, mean=mean, stddev=stddev)
+    y, gradients = WAYS[way](c)
+    gamma, beta = c["gamma"].ravel(), c["beta"].ravel()
+    assert reference.error(y, reference.forward(c["x"], gamma, beta, EPSILON)[0]) < 2e-6
+    for measured, wanted in zip(
+        gradients, reference.backward(c["x"], c["dy"], gamma, EPSILON), strict=True
+    ):
+        assert reference.error(tf.reshape(measured, wanted.shape), wanted) < 2e-6
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_first_and_second_derivative_against_finite_differences(rng, masked):
+    c = case(rng, (6, 3), -1, masked, dtype=np.float64)
+
+    def first(x, gamma, beta):
+        return normalized(x, gamma, beta, c["axes"], c["mask"])
+
+    def second(x, gamma, beta):
+        with tf.GradientTape() as tape:
+            tape.watch((x, gamma))
+            loss = tf.reduce_sum(first(x, gamma, beta) ** 3)
+        dx, dgamma = tape.gradient(loss, (x, gamma))
+        return tf.concat([dx, dgamma], 0)
+
+    arguments = [tf.constant(c[name]) for name in ("x", "gamma", "beta")]
+    for function in (first, second):
+        measured, by_differences = tf.test.compute_gradient(function, arguments, delta=1e-5)
+        for one, other in zip(measured, by_differences, strict=True):
+            assert reference.error(one, other) < 1e-7
+
+
+def test_moments_of_a_mask_are_those_of_the_values_left(rng):
+    x = rng.normal(3, 2, [10, 4]).astype("float32")
+    keep = np.array([1, 1, 0, 1, 0, 0, 1, 1, 1, 0], bool)
+    x[2] = np.nan  # A masked value must not matter, whatever it is.
+    got = functional.moments(tf.constant(x), [0], np.broadcast_to(keep[:, None], x.shape))
+    assert reference.error(got.mean[0], x[keep].astype("float64").mean(0)) < 1e-6
+    assert reference.error(got.variance[0], x[keep].astype("float64").var(0)) < 1e-6
+    np.testing.assert_array_equal(got.count[0], keep.sum())
+
+
+def test_two_replicas_synchronized_equal_one_device(rng):
+    """The shared moments, and dx through them, are those of both shards put together."""
+    x, dy = rng.normal(5, 2, [2, 12, 3]).astype("float32")
+    gamma, beta = np.full([1, 3], 1.5, "float32"), np.full([1, 3], -0.5, "float32")
+
+    def run(x, dy, synchronized):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            batch = functional.moments(x, [0], synchronized=synchronized)
+            y = functional.batch_normalize(x, batch, gamma, beta, EPSILON, [0], None, synchronized)
+        return y, tape.gradient(y, x, dy), batch.mean, batch.variance
+
+    whole = run(tf.constant(x), tf.constant(dy), False)
+    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    shards = [
+        strategy.experimental_distribute_values_from_function(
+            lambda context, values=values: tf.constant(
+                np.split(values, [5])[context.replica_id_in_sync_group]  # Shards of 5 and 7.
+            )
+        )
+        for values in (x, dy)
+    ]
+    both = tf.function(lambda x, dy: strategy.run(run, (x, dy, True)))(*shards)
+    both = [strategy.experimental_local_results(value) for value in both]
+    for measured, expected in zip(both[:2], whole[:2], strict=True):
+        assert reference.error(tf.concat(measured, 0), expected) < 1e-6
+    for measured, expected in zip(both[2:], whole[2:], strict=True):
+        for replica in measured:
+            assert reference.error(replica, expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("clipping", "r", "d"),
+    [({}, 4.0, -3.0), ({"rmax": 3.0, "dmax": 2.0}, 3.0, -2.0), ({"rmin": 5.0}, 5.0, -3.0)],
+)
+def test_renorm_corrections(clipping, r, d):
+    got = functional.renorm_corrections(tf.constant(-5.0), tf.constant(8.0), 1.0, 2.0, clipping)
+    assert [float(value) for value in got] == [r, d]
