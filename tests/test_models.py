@@ -21,9 +21,12 @@ def kinds(model):
         ({"norm_position": "after_activation"}, "dense act norm dense act norm dense"),
         ({"norm_position": "input"}, "norm dense act norm dense act norm dense"),
         ({"hidden_dims": (7,)}, "dense norm act dense"),
-        ({"input_dim": (8, 8, 1), "conv_filters": (2, 3)}, "conv norm act conv norm act dense norm act dense norm act dense"),
+        (
+            {"input_dim": (8, 8, 1), "conv_filters": (2,)},
+            "conv norm act dense norm act dense norm act dense",
+        ),
     ],
-)  # fmt: skip
+)
 def test_layers_stand_where_the_knobs_say(knobs, expected):
     model = tfbn.Model(**{"input_dim": 6, "output_dim": 4, **knobs})
     assert kinds(model) == expected

@@ -69,6 +69,8 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
     out = out or time.strftime(f"runs/{dataset.replace('/', '-')}-%Y%m%d-%H%M%S")
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     with console.status("Loading TensorFlow"), _hushed():
+        from absl import logging
+
         from tfbn import data
         from tfbn.compare import check_destination
         from tfbn.compare import compare as run
@@ -76,6 +78,7 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
         from tfbn.models import Model
 
         device = find_device(options["device"])
+        logging.set_verbosity(logging.ERROR)  # TFDS warns of every set that is not prepared yet.
     check_destination(out)
     seeds = range(options["seed"], options["seed"] + options["seeds"])
 

