@@ -19,9 +19,7 @@ from tfbn import cli
 
 COMMAND = str(Path(sys.executable).with_name("tfbn"))
 # A proxy that refuses: no network, wherever the tests run.
-OFFLINE = {
-    name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
-}
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 
 
 def environment(**more):
@@ -106,11 +104,21 @@ def test_will_not_overwrite(sample_run):
 
 def test_json_alone_on_standard_output(tmp_path):
     prepared = conftest.PREPARED if conftest.PREPARED.exists() else tmp_path / "nothing"
-    done = tfbn_command(
-        "compare", "--quick", "--json", "--out", "run", "--data-dir", prepared, "--seed", 7, "--hidden", "8",
-        "--optimizer", "sgd", "--learning-rate", 0.1, "--activation", "tanh", "--batch-size", 50,
-        "--validation-size", 450, "--precision", "mixed_bfloat16", "--device", "cpu", cwd=tmp_path, **OFFLINE,
-    )  # fmt: skip
+    options = {
+        "--out": "run",
+        "--data-dir": prepared,
+        "--seed": 7,
+        "--hidden": "8",
+        "--activation": "tanh",
+        "--optimizer": "sgd",
+        "--learning-rate": 0.1,
+        "--batch-size": 50,
+        "--validation-size": 450,
+        "--precision": "mixed_bfloat16",
+        "--device": "cpu",
+    }
+    flat = [part for option in options.items() for part in option]
+    done = tfbn_command("compare", "--quick", "--json", *flat, cwd=tmp_path, **OFFLINE)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert results == json.loads((tmp_path / "run" / "results.json").read_text())
@@ -135,12 +143,14 @@ def test_ctrl_c_keeps_the_epochs_that_finished(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    threading.Timer(200, process.kill).start()
+    alarm = threading.Timer(200, process.kill)
+    alarm.start()
     for line in process.stdout:
         if "epoch  3" in line:
             break
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
+    alarm.cancel()
     assert process.returncode == 130, errors
     assert "Interrupted: kept" in errors
     assert "Traceback" not in errors
