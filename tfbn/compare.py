@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import math
 import os
 import re
@@ -143,7 +144,8 @@ class Comparison:
             for arm, model in self.models.items():
                 (staging / "models").mkdir(exist_ok=True)
                 model.save(staging / "models" / f"{arm}.keras")
-                model.export(staging / "models" / arm, verbose=False)
+                with _quiet():
+                    model.export(staging / "models" / arm, verbose=False)
             os.replace(staging, path)
         return path
 
@@ -378,6 +380,18 @@ def _check(arms, data, epochs, batch_size, seeds, precision):
             f"Received: seeds={seeds!r}."
         )
     return found
+
+
+@contextlib.contextmanager
+def _quiet():
+    """TensorFlow logs each export's path, which here is that of the staging folder."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _copy(optimizer):
