@@ -20,6 +20,7 @@ from tfbn.models import Model
 from tfbn.solver import Solver
 
 EXAMPLES, INPUTS, CLASSES, WIDTH, BATCH_SIZE, LEARNING_RATE = 55_000, 784, 10, 32, 32, 0.01
+PAUSE = 0.3  # seconds
 STEPS_AN_EPOCH = EXAMPLES // BATCH_SIZE
 
 
@@ -64,9 +65,12 @@ def solver(steps=STEPS_AN_EPOCH, repeats=5, on_run=None):
 
     times, losses = {name: [] for name in peers}, {}
     for repeat in range(repeats + 1):
-        for name, run in peers.items():
+        # There and back, so that no peer always follows the same one; the pause lets the threads of the
+        # last one, which spin for a while, go to sleep.
+        for name, run in list(peers.items())[:: -1 if repeat % 2 else 1]:
             if on_run is not None:
                 on_run(name)
+            time.sleep(PAUSE)
             start = time.perf_counter()
             losses[name] = run()
             if repeat:

@@ -258,7 +258,7 @@ def as_classes(y, classes, what=""):
         raise ValueError(
             f"{what}y must be integers [N] or one-hot [N, {classes}]. Received the shape {y.shape}."
         )
-    if not np.issubdtype(y.dtype, np.number) or (y != np.floor(y)).any():
+    if y.dtype != bool and (not np.issubdtype(y.dtype, np.number) or (y != np.floor(y)).any()):
         raise ValueError(
             f"{what}y must be integers from 0 to {classes - 1}. Received the dtype {y.dtype}. For other "
             "targets give the solver a `loss`."
