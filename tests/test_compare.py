@@ -49,6 +49,17 @@ def test_a_seed_does_not_depend_on_the_seeds_before_it(blobs):
     assert alone.test == [r for r in third.test if r["seed"] == 5]
 
 
+def test_models_that_wait_for_their_input(blobs):
+    def waiting(*first):
+        return keras.Sequential(
+            [*first, keras.layers.Dense(4), keras.layers.Dropout(0.1), keras.layers.Dense(3)]
+        )
+
+    arms = {"waits": waiting, "knows": lambda: waiting(keras.Input([8]))}
+    result = tfbn.compare(arms, blobs, epochs=1, seeds=2)
+    assert result.scores("waits", "loss") == result.scores("knows", "loss")
+
+
 def test_as_a_loop_of_keras_own_steps(blobs, result):
     for arm in ("batchnorm", "plain"):
         keras.utils.set_random_seed(1)

@@ -31,6 +31,8 @@ OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
     "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
     "adamw, clipped": lambda: keras.optimizers.AdamW(0.01, clipnorm=0.5),
+    "accumulating": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=3),
+    "averaging": lambda: keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5),
     "schedule": lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.5, 15)),
 }
 
@@ -47,7 +49,7 @@ def test_train_is_keras_step_by_step(blobs, optimizer):
 
 
 @pytest.mark.parametrize("jit", [True, False])
-@pytest.mark.parametrize("optimizer", ["adam", "schedule"])
+@pytest.mark.parametrize("optimizer", ["adam", "schedule", "accumulating", "averaging"])
 def test_fit_is_keras_fit(blobs, optimizer, jit):
     """203 examples in batches of 32: the last of 11 is trained on, too."""
     theirs = compiled_by_keras(OPTIMIZERS[optimizer](), weight_decay=1e-3)
@@ -145,6 +147,63 @@ def test_dataset_is_trained_as_the_arrays_are(blobs):
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
         np.testing.assert_allclose(one[name], other[name], rtol=1e-5)
     assert by_dataset.evaluate(validation) == pytest.approx(by_arrays.evaluate(*blobs.validation), rel=1e-5)
+
+
+def test_models_that_wait_for_their_input_and_subclasses(blobs):
+    """Sequential without an Input, and a model by subclassing, train as the functional one does."""
+
+    class Subclass(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.norm, self.out = layers()
+
+        def call(self, x, training=None):
+            return self.out(keras.ops.relu(self.norm(self.hidden(x), training=training)))
+
+    def layers():
+        hidden = keras.layers.Dense(6, kernel_initializer=keras.initializers.GlorotUniform(1))
+        out = keras.layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(2))
+        return hidden, tfbn.BatchNormalization(), out
+
+    def sequential(*first):
+        hidden, norm, out = layers()
+        return keras.Sequential([*first, hidden, norm, keras.layers.ReLU(), out])
+
+    losses = []
+    for build in (Subclass, sequential, lambda: sequential(keras.Input([8]))):
+        solver = tfbn.Solver(build(), "sgd", 0.1)
+        losses.append(solver.fit(*blobs.train, epochs=2)["loss"])
+        solver.restart(build())
+        assert solver.fit(*blobs.train, epochs=2)["loss"] == losses[-1]
+        with pytest.raises(ValueError, match="3 classes"):
+            solver.evaluate(blobs.test.x, blobs.test.y + 1)
+    np.testing.assert_allclose(losses[0], losses[2], rtol=1e-5)
+    assert losses[1] == losses[2]
+
+
+def test_a_models_own_train_step_is_used(blobs):
+    @keras.saving.register_keras_serializable()
+    class Twice(keras.Sequential):
+        def train_step(self, data):
+            super().train_step(data)
+            return super().train_step(data)
+
+    def layers():
+        return [keras.Input([8]), keras.layers.Dense(3, kernel_initializer="zeros")]
+
+    twice, once = tfbn.Solver(Twice(layers()), "sgd"), tfbn.Solver(keras.Sequential(layers()), "sgd")
+    twice.train(*blobs.test)
+    for _ in range(2):
+        once.train(*blobs.test)
+    assert_same_weights(twice.model, once.model)
+
+
+def test_targets_of_any_dtype(blobs):
+    solver = tfbn.Solver(net(classes=1), loss="mse", metrics=[])
+    losses = {
+        solver.evaluate(blobs.test.x, blobs.test.y[:, None].astype(d)).loss for d in ("float64", "float32")
+    }
+    assert len(losses) == 1
 
 
 def test_loaded_data_trains_and_validates(blobs):
@@ -363,6 +422,11 @@ def test_bad_data(run, error, message):
         np.testing.assert_array_equal(one, other)
 
 
+def two_inputs():
+    inputs = [keras.Input([3]), keras.Input([3])]
+    return keras.Model(inputs, keras.layers.Add()(inputs))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -374,6 +438,7 @@ def test_bad_data(run, error, message):
         ({"device": "tpu"}, ValueError, "Available: auto, cpu:0, cpu:1"),
         ({"device": "cpu:9"}, ValueError, "cpu:9"),
         ({"precision": "float8"}, ValueError, "float32, mixed_float16, mixed_bfloat16"),
+        ({"model": two_inputs()}, ValueError, "2 and 1"),
         ({"jit": "yes"}, ValueError, "jit='yes'"),
         ({"model": net(classes=1)}, ValueError, "one output"),
         ({"model": net(dtype="float64"), "precision": "mixed_float16"}, ValueError, "float64"),

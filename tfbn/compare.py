@@ -32,7 +32,8 @@ class Comparison:
     Attributes:
         records: list of dicts, one for each arm, seed and epoch: arm, seed, epoch (from 1), train_loss,
             train_accuracy, validation_loss, validation_accuracy (all in inference mode after the
-            epoch; nats an example and fractions), seconds (of the epoch's training).
+            epoch; nats an example and fractions), seconds (of the epoch's training; an arm's first
+            epoch includes compiling).
         test: list of dicts, one for each arm and seed that finished: arm, seed, loss, accuracy.
         about: dict of where the result comes from: versions, device, jit, command, dataset, settings;
             also `diverged`, the arms and seeds that ended at a loss that is no number, and
@@ -265,6 +266,7 @@ def compare(
             if not (math.isfinite(record["train_loss"]) and math.isfinite(record["validation_loss"])):
                 diverged.append({"arm": arm, "seed": seed, "epoch": epoch})
                 return
+        solver.finish()
         result = solver.evaluate(arrays["test"])
         test.append({"arm": arm, "seed": seed, "loss": result.loss, "accuracy": result.accuracy})
         kept[arm] = seed, epochs, solver.model.get_weights()

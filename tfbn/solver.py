@@ -89,6 +89,14 @@ class Solver:
             raise TypeError(
                 f"`model` must be a keras.Model. Received: {model!r}, a {type(model).__name__}."
             )
+        if (
+            len(getattr(model, "inputs", None) or [1]) > 1
+            or len(getattr(model, "outputs", None) or [1]) > 1
+        ):
+            raise ValueError(
+                "`model` must have one input and one output. Received: "
+                f"{len(model.inputs)} and {len(model.outputs)}."
+            )
         if jit not in ("auto", True, False):
             raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
         self.model = model
@@ -103,6 +111,7 @@ class Solver:
                 loss=_cross_entropy(model) if loss is None else loss,
                 metrics=list(metrics),
             )
+        self._input_shape = self._classes = None  # Known once the model is built.
         self._initial_optimizer_state = None  # Known once `_compile_for` has built the variables.
         self._epoch = self._evaluation = self._step = None
 
@@ -183,11 +192,12 @@ class Solver:
                 each epoch, with Keras' names (loss, accuracy, val_loss, val_accuracy); never at a
                 batch.
             initial_epoch: int, epochs already done. Default 0.
-            verbose: int, 0 for silence (default) or 2 for Keras' line an epoch.
+            verbose: int, 0 for silence (default), 1 or 2 for Keras' line an epoch.
 
         Returns:
             `tfbn.history.History`, a record an epoch: epoch, loss and accuracy averaged over the epoch's
-            steps, val_loss and val_accuracy after it, seconds. It ends early at a loss that is no
+            steps, val_loss and val_accuracy after it, seconds (of training; those of the first epoch
+            include compiling). It ends early at a loss that is no
             number and at Ctrl-C, with a warning.
 
         Raises:
@@ -252,6 +262,7 @@ class Solver:
                     break
         except KeyboardInterrupt:
             warnings.warn(f"Interrupted after {len(history.records)} epochs.", stacklevel=2)
+        self.finish()
         callbacks.on_train_end()
         history.about["jit"] = self.jit  # XLA may have failed in between.
         return history
@@ -261,7 +272,7 @@ class Solver:
         return {
             "device": describe_device(self.device),
             "jit": self.jit,
-            "precision": self.model.layers[-1].dtype_policy.name,
+            "precision": (self.model.layers or [self.model])[-1].dtype_policy.name,
             "optimizer": self.model.optimizer.name,
             "versions": versions(),
             **more,
@@ -272,6 +283,8 @@ class Solver:
 
         Nothing is compiled again: the values are assigned to the variables that there are.
         """
+        if self._input_shape is not None:
+            self._build(fresh, self._input_shape)
         for variable, value in zip(self.model.variables, fresh.variables, strict=True):
             variable.assign(value)
         if self._initial_optimizer_state is not None:
@@ -292,23 +305,26 @@ class Solver:
         Raises:
             ValueError: as in `fit`.
         """
-        shape = np.shape(x.x if isinstance(x, Arrays) else x)
-        if not self.model.built:
-            self.model.build((None, *shape[1:]))
-        expected = self.model.input_shape
-        if len(shape) != len(expected) or any(
-            want not in (None, got) for got, want in zip(shape, expected, strict=True)
-        ):
-            raise ValueError(f"x must have the shape {expected} that the model takes. Received: {shape}.")
-        classes = self.model.output_shape[-1] if self._labels_are_classes else None
-        if isinstance(x, Arrays):
+        given = isinstance(x, Arrays)
+        shape = tuple(x.x.shape) if given else np.shape(x)
+        if getattr(self.model, "inputs", None):
+            expected = self.model.input_shape
+            if len(shape) != len(expected) or any(
+                want not in (None, got) for got, want in zip(shape, expected, strict=True)
+            ):
+                raise ValueError(
+                    f"x must have the shape {expected} that the model takes. Received: {shape}."
+                )
+        self._build(self.model, shape)
+        classes = self._classes if self._labels_are_classes else None
+        if given:
             arrays = x
             if classes is not None:
                 as_classes(arrays.y.numpy(), classes)
         else:
             x, y = check_examples(x, y, classes)
             with tf.device(self.device):
-                arrays = Arrays(tf.constant(x, self.model.inputs[0].dtype), tf.constant(y))
+                arrays = Arrays(tf.constant(_standard(x)), tf.constant(_standard(y)))
         self._compile_for(arrays)
         return arrays
 
@@ -338,6 +354,18 @@ class Solver:
                 self._epoch = tf.function(self._epoch_steps)
                 logs = self._epoch(*arrays, order, batch_size)
         return _floats(logs)
+
+    def finish(self):
+        """What Keras does when training ends: an optimizer with ``use_ema`` puts its averages in place."""
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    def _build(self, model, shape):
+        """Create the weights of a model that waits for its first input to know its shape."""
+        if self._classes is None or not model.built:
+            self._input_shape = (None, *shape[1:])
+            with tf.device(self.device):
+                # A symbolic call: nothing is computed.
+                self._classes = model(keras.KerasTensor(self._input_shape)).shape[-1]
 
     def _compile_for(self, arrays):
         """Create the variables and functions that need an example of the data, once."""
@@ -484,6 +512,14 @@ def _epoch_callbacks(callbacks):
                 stacklevel=3,
             )
     return callbacks
+
+
+def _standard(array):
+    """An array in Keras' dtypes: float64 as float32, int64 as int32, as Keras' own `fit` has it."""
+    for kind, dtype in ((np.floating, "float32"), (np.integer, "int32")):
+        if np.issubdtype(array.dtype, kind):
+            return array.astype(dtype, copy=False)
+    return array
 
 
 def _floats(logs):
