@@ -102,6 +102,12 @@ def test_records_are_complete_and_in_order(result):
     assert result.about["jit"] == {"batchnorm": True, "plain": True}
 
 
+def test_says_what_the_arms_are(result):
+    config = result.about["settings"]["arms"]["plain"]["architecture"]["config"]
+    assert config["use_batchnorm"] is False
+    assert config["hidden_dims"] == [6]
+
+
 def test_each_epoch_is_announced_as_it_comes(blobs):
     seen = []
     result = tfbn.compare(ARMS, blobs, epochs=2, seeds=1, on_epoch=seen.append)
@@ -139,7 +145,8 @@ def test_a_diverged_seed_ends_and_counts_in_no_mean(diverging):
     assert diverging.about["diverged"] == [{"arm": "wild", "seed": 1, "epoch": 1}]
     assert set(diverging.scores("wild")) == {0, 2}
     assert "wild diverged with seed 1 in epoch 1" in diverging.verdict()
-    assert "of 2 seeds" in diverging.verdict()
+    assert "of 2, lower in" in diverging.verdict()
+    assert "2 of 3" in diverging.table()
     assert np.isfinite(diverging.models["wild"].get_weights()[0]).all()
 
 
@@ -255,21 +262,26 @@ def test_verdict_and_table_by_hand():
 
     clear = made({"bn": {0: 0.9, 1: 0.8, 2: 0.94}, "no": {0: 0.8, 1: 0.75, 2: 0.9}})
     assert clear.verdict() == (
-        "MNIST, test accuracy: bn 0.8800 (0.8000 to 0.9400), no 0.8167 (0.7500 to 0.9000). bn minus no, "
-        "seed by seed: +0.0633 (+0.0400 to +0.1000); bn higher in 3 of 3 seeds, lower in 0."
+        "MNIST, test accuracy: bn 0.8800 (0.8000–0.9400), no 0.8167 (0.7500–0.9000). bn minus no, "
+        "seed by seed: +0.0633 (+0.0400 to +0.1000); higher in 3 of 3, lower in 0. "
+        "All agree, as they would by chance alone 1 time in 4."
     )
-    assert "no evidence" in made({"bn": {0: 0.9, 1: 0.8}, "no": {0: 0.8, 1: 0.9}}).verdict()
+    against = made({"bn": {0: 0.7, 1: 0.6}, "no": {0: 0.8, 1: 0.65}}).verdict()
+    assert "-0.0750 (-0.1000 to -0.0500); higher in 0 of 2, lower in 2. All agree" in against
+    assert "1 time in 2." in against
+    for mixed in ([0.8, 0.9], [0.9, 0.8], [0.9, 0.7]):
+        assert "no evidence" in made({"bn": {0: 0.9, 1: 0.8}, "no": dict(enumerate(mixed))}).verdict()
     assert "One seed says nothing of chance" in made({"bn": {0: 0.9}, "no": {0: 0.8}}).verdict()
     unpaired = made({"bn": {0: 0.9}, "no": {1: 0.8}}, interrupted=True).verdict()
     assert "nothing to compare" in unpaired
     assert "interrupted" in unpaired
-    assert "0.8800 (0.8000 to 0.9400)" in clear.table()
+    assert "0.8800 (0.8000–0.9400)" in clear.table()
 
 
 def test_no_evidence_where_arms_are_equal(blobs):
     result = tfbn.compare({"a": build(), "b": build()}, blobs, epochs=1, seeds=2)
     assert "a minus b, seed by seed: +0.0000" in result.verdict()
-    assert "higher in 0 of 2 seeds, lower in 0" in result.verdict()
+    assert "higher in 0 of 2, lower in 0. They do not agree: no evidence" in result.verdict()
 
 
 def test_interrupted_keeps_epochs_and_models(blobs):
@@ -321,11 +333,17 @@ def test_data_is_not_copied_for_each_arm(blobs, monkeypatch):
     assert isinstance(seen[0], tf.Tensor)
 
 
+ONE = tfbn.Model(8, 3)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"arms": {}}, TypeError, "one or more"),
-        ({"arms": {"a": tfbn.Model(8, 3)}, "epochs": 0}, ValueError, "epochs=0"),
+        ({"epochs": 0}, ValueError, "epochs=0"),
+        ({"arms": {"a": tfbn.Model(8, 3)}}, TypeError, "functions that build a model"),
+        ({"arms": {"a": lambda: ONE}, "seeds": 2}, ValueError, "Build a new one"),
+        ({"arms": {"a": lambda: ONE, "b": lambda: ONE}}, ValueError, "'b' returned a model that was used"),
         ({"arms": {"a": "net"}}, TypeError, "functions that build a model"),
         ({"arms": {"../a": build()}}, ValueError, "'../a'"),
         ({"arms": {"a": lambda: 5}}, TypeError, "keras.Model"),

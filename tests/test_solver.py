@@ -356,6 +356,7 @@ def test_verbose_prints_keras_line(blobs, capsys):
     tfbn.Solver(net()).fit(blobs, epochs=2, verbose=2)
     printed = capsys.readouterr().out
     assert "Epoch 2/2" in printed
+    assert "7/7" in printed, "steps of 32 for 203 examples"
     assert "val_accuracy" in printed
 
 

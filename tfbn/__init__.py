@@ -1,7 +1,10 @@
 """Batch normalization for Keras, and an honest comparison of networks with and without it."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+__version__ = version("tfbn")
 
 # `import tfbn` registers the layer with Keras, for which it has to load TensorFlow: some seconds, and
 # a screenful of its notes. The command `tfbn` reads its arguments first; it needs no names from here.

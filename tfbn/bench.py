@@ -35,8 +35,8 @@ def solver(steps=STEPS_AN_EPOCH, repeats=5, on_run=None):
 
     Returns:
         dict: `rows`, one a peer with `name`, `microseconds` (median, a step of both nets),
-        `fastest` and `slowest` run, `epochs_per_second`, `ratio` (its time over ours, the median over
-        the repeats), `loss` (mean over its last run, both nets); and where they come from.
+        `fastest` and `slowest` run, `epochs_per_second`, `ratio` (its median over
+        ours), `loss` (mean over its last run, both nets); and where they come from.
 
     Raises:
         ValueError: `steps` or `repeats` is below 1 or over an epoch.
@@ -85,7 +85,7 @@ def solver(steps=STEPS_AN_EPOCH, repeats=5, on_run=None):
                 "fastest": min(times[name]),
                 "slowest": max(times[name]),
                 "epochs_per_second": 1e6 / (median * STEPS_AN_EPOCH),
-                "ratio": float(np.median(np.divide(times[name], times["tfbn"]))),
+                "ratio": median / float(np.median(times["tfbn"])),
                 "loss": losses[name],
             }
         )

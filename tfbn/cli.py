@@ -17,7 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+)
 @click.version_option(package_name="tfbn")
 def cli():
     """Batch normalization for Keras, and an honest comparison of networks with and without it."""
@@ -36,22 +38,26 @@ def integers(context, parameter, text):
     "--dataset", default="mnist", help="mnist, fashion_mnist, kmnist, cifar10 or the like in TFDS."
 )
 @click.option(
-    "--data-dir", help="Folder of prepared data.  [default: $TFDS_DATA_DIR or ~/tensorflow_datasets]"
+    "--data-dir", help="Folder of prepared data.", show_default="$TFDS_DATA_DIR or ~/tensorflow_datasets"
 )
-@click.option("--epochs", default=10, help="Passes over the training data.")
-@click.option("--batch-size", default=32, help="Examples a step.")
-@click.option("--seeds", default=3, help="How many seeds to repeat the training with.")
-@click.option("--seed", default=0, help="The first of them; the others follow by one.")
-@click.option("--hidden", default="32,32", callback=integers, help="Width of each hidden layer.")
+@click.option("--epochs", default=10, type=click.IntRange(1), help="Passes over the training data.")
+@click.option("--batch-size", default=32, type=click.IntRange(1), help="Examples a step.")
+@click.option(
+    "--seeds", default=3, type=click.IntRange(1), help="How many seeds to repeat the training with."
+)
+@click.option("--seed", default=0, type=click.IntRange(0), help="The first seed; the others follow by one.")
+@click.option("--hidden", default="32,32", callback=integers, help="Widths of the hidden layers.")
 @click.option("--activation", default="relu", help="A Keras activation.")
 @click.option("--optimizer", default="adam", help="A Keras optimizer.")
-@click.option("--learning-rate", default=0.01, help="The optimizer's learning rate.")
 @click.option(
-    "--validation-size", type=int, help="Training examples held out.  [default: 5000; 500 of the sample]"
+    "--learning-rate", default=0.01, type=click.FloatRange(0), help="The optimizer's learning rate."
+)
+@click.option(
+    "--validation-size", type=int, help="Examples held out.", show_default="5000; 500 of the sample"
 )
 @click.option("--device", default="auto", help="auto, cpu, gpu, gpu:1, ...")
 @click.option("--precision", default="float32", help="float32, mixed_float16 or mixed_bfloat16.")
-@click.option("--out", help="Folder for the results.  [default: runs/DATASET-TIME]")
+@click.option("--out", help="Folder for the results.", show_default="runs/DATASET-TIME")
 @click.option("--no-fallback", is_flag=True, help="Fail rather than take the sample of MNIST.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json alone on standard output.")
 @click.option("--quick", is_flag=True, help="A look in seconds: 1 seed, 2 epochs, unless given otherwise.")
@@ -67,17 +73,23 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
             if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
                 options[name] = value
     out = out or time.strftime(f"runs/{dataset.replace('/', '-')}-%Y%m%d-%H%M%S")
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    console = _console(as_json)
     with console.status("Loading TensorFlow"), _hushed():
+        import keras
         from absl import logging
 
         from tfbn import data
         from tfbn.compare import check_destination
         from tfbn.compare import compare as run
-        from tfbn.devices import describe_device, find_device
+        from tfbn.devices import check_precision, describe_device, find_device
         from tfbn.models import Model
+        from tfbn.solver import make_optimizer
 
+        # What can be known to be wrong before the data is loaded.
         device = find_device(options["device"])
+        check_precision(options["precision"])
+        keras.activations.get(options["activation"])
+        make_optimizer(options["optimizer"], options["learning_rate"])
         logging.set_verbosity(logging.ERROR)  # TFDS warns of every set that is not prepared yet.
     check_destination(out)
     seeds = range(options["seed"], options["seed"] + options["seeds"])
@@ -122,8 +134,9 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
     console.print()
     console.print(result.table())
     console.print()
-    console.print(result.verdict(), soft_wrap=not console.is_terminal)
-    console.print(f"\nSaved results.json, history.csv, figures and models in {folder}")
+    console.print(result.verdict())
+    console.print("\nSaved results.json, history.csv, figures and models in")
+    console.print(str(folder), soft_wrap=True)
     if as_json:
         print(result.to_json())
     return INTERRUPTED if result.about["interrupted"] else 0
@@ -140,7 +153,7 @@ def bench():
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
 def bench_solver(steps, repeats, as_json):
     """One training step of both nets of `tfbn compare`: ours, Keras', PyTorch's and JAX'."""
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    console = _console(as_json)
     with console.status("Loading TensorFlow"), _hushed():
         from tfbn import bench
         from tfbn.history import to_json
@@ -162,13 +175,11 @@ def _live(console, arms, epochs):
         )
         return
     console.print("Epochs of all seeds; loss and accuracy as training/validation")
-    columns = (
-        TextColumn("{task.description:<9}"),
-        BarColumn(8),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+    name, left, text = (
+        TextColumn(part) for part in ("{task.description:<9}", "left", "{task.fields[text]}")
     )
-    with Progress(*columns, TextColumn("{task.fields[text]}"), console=console) as progress:
+    columns = (name, BarColumn(6), MofNCompleteColumn(), TimeRemainingColumn(compact=True), left, text)
+    with Progress(*columns, console=console) as progress:
         tasks = {arm: progress.add_task(arm, total=epochs, text="compiling") for arm in arms}
 
         def on_epoch(record):
@@ -177,6 +188,14 @@ def _live(console, arms, epochs):
             progress.update(tasks[record["arm"]], advance=1, text=f"loss {loss} accuracy {accuracy}")
 
         yield on_epoch
+
+
+def _console(stderr):
+    """Lines as wide as the terminal, and unbroken where there is none."""
+    console = Console(stderr=stderr, highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    return console
 
 
 @contextlib.contextmanager
@@ -199,16 +218,20 @@ def _hushed():
 def main():
     """Run the command; bad input ends in one line on standard error and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    errors = _console(stderr=True)
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"Warning: {message}")
     try:
         code = cli.main(prog_name="tfbn", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help_text:
+        print(help_text.format_message())
+        code = 0
     except click.ClickException as error:
-        print(f"Error: {error.format_message()}", file=sys.stderr)
+        errors.print(f"Error: {error.format_message()}")
         code = 2
     except (ValueError, TypeError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        errors.print(f"Error: {error}")
         code = 2
     except (click.Abort, KeyboardInterrupt):
-        print("Interrupted before the first epoch: nothing was written.", file=sys.stderr)
+        errors.print("Interrupted before the first epoch: nothing was written.")
         code = INTERRUPTED
     sys.exit(code)

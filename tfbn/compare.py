@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import math
 import os
 import re
@@ -42,9 +43,9 @@ class Comparison:
             comparison that was loaded.
     """
 
-    records: list
+    records: list = field(repr=False)
     test: list
-    about: dict
+    about: dict = field(repr=False)
     models: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -58,24 +59,24 @@ class Comparison:
 
     def table(self):
         """Test results as text, a line for each arm: mean, and in brackets lowest and highest seed."""
-        rows = [("arm", "test accuracy", "test loss", "seeds", "diverged", "s/epoch", "parameters")]
+        rows = [("arm", "test accuracy", "test loss", "seeds", "ms/epoch")]
         for arm in self.arms:
+            finished = self.scores(arm)
+            diverged = sum(item["arm"] == arm for item in self.about["diverged"])
             seconds = [record["seconds"] for record in self.records if record["arm"] == arm]
             rows.append(
                 (
                     arm,
-                    _mean_and_range(self.scores(arm).values()),
+                    _mean_and_range(finished.values()),
                     _mean_and_range(self.scores(arm, "loss").values()),
-                    f"{len(self.scores(arm))}",
-                    f"{sum(item['arm'] == arm for item in self.about['diverged'])}",
-                    # The median, because the first epoch includes compiling.
-                    f"{np.median(seconds):.2f}" if seconds else "-",
-                    f"{self.about['settings']['arms'][arm]['parameters']:,}",
+                    f"{len(finished)} of {len(finished) + diverged}" if diverged else f"{len(finished)}",
+                    # Without an arm's first epoch, in which it is compiled.
+                    f"{1000 * np.median(seconds[1:]):.0f}" if len(seconds) > 1 else "-",
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
     def verdict(self):
         """What the test accuracies say, in plain sentences: mean, range and paired difference by seed."""
@@ -91,14 +92,16 @@ class Comparison:
                 said.append(f"No seed finished with both {first} and {other}: nothing to compare.")
                 continue
             wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-            mean = np.mean(differences)
             spread = f" ({min(differences):+.4f} to {max(differences):+.4f})" if len(pairs) > 1 else ""
-            said.append(f"{first} minus {other}, seed by seed: {mean:+.4f}{spread};")
-            said.append(f"{first} higher in {wins} of {len(pairs)} seeds, lower in {losses}.")
+            said.append(f"{first} minus {other}, seed by seed: {np.mean(differences):+.4f}{spread};")
+            said.append(f"higher in {wins} of {len(pairs)}, lower in {losses}.")
             if len(pairs) == 1:
                 said.append("One seed says nothing of chance: run more.")
-            elif wins and losses:
-                said.append("The seeds disagree: no evidence of a difference.")
+            elif len(pairs) in (wins, losses):
+                chance = 2 ** (len(pairs) - 1)
+                said.append(f"All agree, as they would by chance alone 1 time in {chance}.")
+            else:
+                said.append("They do not agree: no evidence of a difference.")
         for item in self.about["diverged"]:
             said.append(f"{item['arm']} diverged with seed {item['seed']} in epoch {item['epoch']}.")
         if self.about["interrupted"]:
@@ -106,11 +109,10 @@ class Comparison:
         return " ".join(said)
 
     def title(self):
-        """Data set and number of seeds, for figures."""
+        """Data set and seeds, for figures."""
         seeds = len({record["seed"] for record in self.records})
-        return f"{self.about['dataset']['title']}, {seeds} seed{'s' if seeds != 1 else ''}" + (
-            " (mean, and band from lowest to highest)" if seeds > 1 else ""
-        )
+        shown = "1 seed" if seeds == 1 else f"mean and range of {seeds} seeds"
+        return f"{self.about['dataset']['title']}: {shown}"
 
     def plot(self, axes=None):
         """Draw training and validation loss and accuracy on four matplotlib Axes, and return them."""
@@ -183,14 +185,17 @@ def compare(
 ):
     """Train several networks side by side: the same batches in the same order, over several seeds.
 
-    For each seed, every arm is built anew under `keras.utils.set_random_seed(seed)`, so that arms of
-    the same kernels start from the same values, and takes the same batches. A rest of examples that
-    fills no batch sits the epoch out; the next epoch draws anew. An arm is compiled once: further
+    For each seed, every arm is built anew under `keras.utils.set_random_seed(seed)` and takes the same
+    batches. Arms made by `Model` so start from the same kernels. Arms of Keras' layers do, up to the
+    first layer that draws a random number in one arm alone, such as a Dropout; from there on, give the
+    initializers seeds of their own to pair the arms. A rest of examples that fills no batch sits the
+    epoch out; the next epoch draws anew. An arm is compiled once: further
     seeds assign their initial values to the same variables. On a CPU the arms train at the same
     time, a core each.
 
     Args:
-        arms: dict of names to functions that take nothing and return a `keras.Model`.
+        arms: dict of names to functions that take nothing and return a new `keras.Model`. A name becomes
+            a file's: letters, digits and any of _ . + = -.
         data: `tfbn.data.Data`.
         epochs: int. Default 10.
         batch_size: int. Default 32.
@@ -201,8 +206,9 @@ def compare(
         command: str, the command to note in the result. Default None.
 
     Returns:
-        `Comparison`. At Ctrl-C it holds the epochs that had finished, with a warning. A loss that is no
-        number ends that arm's seed, which then counts as diverged and in no mean.
+        `Comparison`, with `table`, `verdict`, `plot`, `save` and the trained `models`. At Ctrl-C it holds
+        the epochs that had finished, with a warning. A loss that is no number ends that arm's seed, which
+        then counts as diverged and in no mean.
 
     Raises:
         ValueError, TypeError: an argument is outside what is allowed, before anything is trained.
@@ -231,6 +237,10 @@ def compare(
         keras.utils.set_random_seed(seed)
         with tf.device(device):  # Models and optimizers create their variables here.
             model = arms[arm]()
+            if any(model is solver.model for solver in solvers.values()):
+                raise ValueError(
+                    f"Arm {arm!r} returned a model that was used already. Build a new one at each call."
+                )
             if arm in solvers:
                 solvers[arm].restart(model)
                 return
@@ -311,6 +321,7 @@ def compare(
             "arms": {
                 arm: {
                     "parameters": solver.model.count_params(),
+                    "architecture": _architecture(solver.model),
                     # Which weights the saved model has.
                     "model": dict(zip(("seed", "epoch"), kept[arm], strict=False)) if arm in kept else None,
                 }
@@ -348,10 +359,11 @@ def check_destination(path):
 
 def _check(arms, data, epochs, batch_size, seeds, precision):
     """Raise for what is not allowed; the seeds as a list."""
-    if not isinstance(arms, dict) or not arms or not all(map(callable, arms.values())):
+    built = isinstance(arms, dict) and any(isinstance(arm, keras.Model) for arm in arms.values())
+    if not isinstance(arms, dict) or not arms or built or not all(map(callable, arms.values())):
         raise TypeError(
-            "`arms` must be a dict of names to functions that build a model, one or more. "
-            f"Received: {arms!r}."
+            "`arms` must be a dict of names to functions that build a model, one or more, such as "
+            f"{{'plain': lambda: tfbn.Model(784, 10, use_batchnorm=False)}}. Received: {arms!r}."
         )
     for name in arms:
         if not re.fullmatch(r"\w[\w.+=-]*", str(name)):
@@ -400,6 +412,14 @@ def _copy(optimizer):
     return type(optimizer).from_config(optimizer.get_config())
 
 
+def _architecture(model):
+    """Class and arguments as Keras serializes them; None for a model that Keras cannot serialize."""
+    try:
+        return json.loads(model.to_json())
+    except (NotImplementedError, TypeError, ValueError):
+        return None
+
+
 def _describe(optimizer):
     """Name and arguments, as Keras serializes them."""
     config = optimizer.get_config()
@@ -414,4 +434,4 @@ def _mean_and_range(values):
         return "-"
     if len(values) == 1:
         return f"{values[0]:.4f}"
-    return f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+    return f"{np.mean(values):.4f} ({min(values):.4f}–{max(values):.4f})"

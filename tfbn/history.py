@@ -28,11 +28,14 @@ class History:
     """
 
     records: list = field(default_factory=list)
-    about: dict = field(default_factory=dict)
+    about: dict = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name):
         """The values of `name`, one an epoch."""
         return [record[name] for record in self.records]
+
+    def __len__(self):
+        return len(self.records)
 
     @property
     def history(self):

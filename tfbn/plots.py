@@ -68,7 +68,9 @@ def curves(ax, records, metric, title=None):
             ]
             ax.plot(epochs, [v.mean() for v in values], label=label, markersize=4, **style)
             low, high = [v.min() for v in values], [v.max() for v in values]
-            ax.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            # In grey, bands that overlap are told apart by their edges.
+            edge = {"edgecolor": style["color"], "linestyle": style["linestyle"], "linewidth": 0.8}
+            ax.fill_between(epochs, low, high, facecolor=style["color"], alpha=0.2, **edge)
         else:
             ax.plot([], [], label=label, **style)
     ax.set_xlabel("Epoch")

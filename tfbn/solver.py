@@ -216,6 +216,7 @@ class Solver:
         callbacks = _epoch_callbacks(callbacks)
 
         if isinstance(x, tf.data.Dataset):
+            steps = None
 
             def train(epoch):
                 return self._run_dataset(x, training=True)
@@ -223,6 +224,7 @@ class Solver:
             arrays = self.prepare(x, y)
             examples = len(arrays.y)
             check_batch_size(batch_size, examples)
+            steps = -(-examples // batch_size)
 
             def train(epoch):
                 order = batch_order(examples, seed, epoch) if shuffle else np.arange(examples)
@@ -238,7 +240,7 @@ class Solver:
             model=self.model,
             verbose=verbose,
             epochs=epochs,
-            steps=1,  # What the progress line counts: an epoch is one call.
+            steps=steps,
         )
         self.model.stop_training = False
         callbacks.on_train_begin()
