@@ -30,6 +30,12 @@ def mnist():
     return tfbn.data.sample()
 
 
+@pytest.fixture(scope="session")
+def two_replicas():
+    """One strategy for all: the collectives of a second would take the keys of the first."""
+    return tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -142,6 +142,8 @@ def test_ctrl_c_keeps_the_epochs_that_finished(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in the background has them ignore the signal, and their children, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     alarm = threading.Timer(200, process.kill)
     alarm.start()
@@ -171,7 +173,7 @@ BAD = [
     (["--batch-size", "0"], "0 is not in the range x>=1"),
     (["--batch-size", "4001"], "from 1 to 4,000"),
     (["--epochs", "0"], "0 is not in the range x>=1"),
-    (["--seeds", "0"], "'--seeds': 0 is not in the range x>=1"),
+    (["--seeds", "0"], "'--seeds': 0 is not in the range 1<=x<=1000"),
     (["--hidden", "32,0"], "(32, 0)"),
     (["--hidden", "32;32"], "no list of integers"),
     (["--hidden", ""], "no list of integers"),
@@ -180,6 +182,9 @@ BAD = [
     (["--epochs", "many"], "'many' is not a valid integer"),
     (["--no-such-option"], "No such option"),
     (["--learning-rate", "nan"], "learning_rate=nan"),
+    (["--seeds", "99999999999999999999999"], "is not in the range"),
+    (["--dataset", "[/x]"], "Unknown data set '[/x]'"),
+    (["--hidden", "1000000000000"], "does not fit into memory"),
     (["--out", "/proc/nowhere/run"], "cannot be written"),
 ]
 

@@ -60,6 +60,27 @@ def test_models_that_wait_for_their_input(blobs):
     assert result.scores("waits", "loss") == result.scores("knows", "loss")
 
 
+def test_an_arm_that_takes_integers_leaves_the_others_their_data(blobs):
+    def whole_numbers():
+        x = keras.Input([8], dtype="int32")
+        y = keras.layers.Rescaling(1.0)(x)
+        return keras.Model(x, keras.layers.Dense(3)(y))
+
+    alone = tfbn.compare({"a": build()}, blobs, epochs=1, seeds=1)
+    beside = tfbn.compare({"whole": whole_numbers, "a": build()}, blobs, epochs=1, seeds=1)
+    assert beside.scores("a", "loss") == alone.scores("a", "loss")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_loss_that_is_no_number_anywhere_counts_as_diverged(blobs, split):
+    huge = (np.full([4, 8], 3e38, "float32"), [0, 1, 2, 0])
+    data = tfbn.data.Data(**{**blobs.splits(), split: huge})
+    result = tfbn.compare({"a": build(False)}, data, epochs=2, seeds=1)
+    assert result.about["diverged"] == [{"arm": "a", "seed": 0, "epoch": 1 if split == "validation" else 2}]
+    assert result.test == []
+    assert "-" in result.table()
+
+
 def test_as_a_loop_of_keras_own_steps(blobs, result):
     for arm in ("batchnorm", "plain"):
         keras.utils.set_random_seed(1)
@@ -115,6 +136,8 @@ def test_each_epoch_is_announced_as_it_comes(blobs):
 
 
 def test_optimizer_is_each_arms_own(blobs):
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    tfbn.compare(ARMS, blobs, epochs=1, seeds=1, optimizer=scaled)
     mine = keras.optimizers.SGD(0.5, momentum=0.9)
     by_instance = tfbn.compare(ARMS, blobs, epochs=1, seeds=1, optimizer=mine, learning_rate=0.1)
     assert float(mine.learning_rate) == 0.5
@@ -244,6 +267,18 @@ for arm in ("batchnorm", "plain"):
         assert float(accuracy) == pytest.approx(result.scores(arm)[1])
 
 
+@pytest.mark.parametrize("name", ["x" * 250, "new/../run", "link"])
+def test_odd_destinations(result, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    monkeypatch.setattr(result, "models", {})
+    assert tfbn.Comparison.load(result.save(name)).records == result.records
+    assert not [
+        path for path in tmp_path.iterdir() if path.name not in ("target", "link", "x" * 250, "run")
+    ]
+
+
 def test_verdict_and_table_by_hand():
     def made(scores, interrupted=False):
         arms = {arm: {"parameters": 1} for arm in scores}
@@ -292,6 +327,8 @@ def test_interrupted_keeps_epochs_and_models(blobs):
         if len(seen) == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell that runs the tests in the background has them ignore the signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.warns(UserWarning, match="Interrupted: kept"):
         result = tfbn.compare(ARMS, blobs, epochs=2000, seeds=3, on_epoch=interrupt)
     assert result.about["interrupted"]
@@ -346,6 +383,9 @@ ONE = tfbn.Model(8, 3)
         ({"arms": {"a": lambda: ONE, "b": lambda: ONE}}, ValueError, "'b' returned a model that was used"),
         ({"arms": {"a": "net"}}, TypeError, "functions that build a model"),
         ({"arms": {"../a": build()}}, ValueError, "'../a'"),
+        ({"arms": {1: build()}}, ValueError, "Received: 1"),
+        ({"arms": {"x" * 101: build()}}, ValueError, "up to 100"),
+        ({"arms": {"x": build(), "x.keras": build()}}, ValueError, "'x.keras'"),
         ({"arms": {"a": lambda: 5}}, TypeError, "keras.Model"),
         ({"arms": {"a": lambda: tfbn.Model(8, 2)}}, ValueError, "2 classes"),
         ({"arms": {"a": lambda: tfbn.Model(9, 3)}}, ValueError, "(None, 9)"),
@@ -378,5 +418,7 @@ def test_bad_destinations(tmp_path):
             compare_module.check_destination(path)
     assert compare_module.check_destination(tmp_path / "new" / "run") == tmp_path / "new" / "run"
     assert sorted(tmp_path.iterdir()) == [tmp_path / "full"]
+    with pytest.raises(ValueError, match="File name too long"):
+        compare_module.check_destination(tmp_path / ("x" * 300))
     with pytest.raises(ValueError, match=r"holds no results\.json"):
         tfbn.Comparison.load(tmp_path / "full")

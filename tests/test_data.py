@@ -190,6 +190,25 @@ def test_bad_arguments(options, message, tmp_path):
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["mnist:9.9.9", "huggingface:mnist", "[/x]", ""])
+def test_odd_names(name, tmp_path):
+    with pytest.raises(ValueError, match="Unknown data set"):
+        data.load(name, data_dir=tmp_path)
+
+
+def test_a_file_for_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        data.load("mnist", data_dir=tmp_path / "file")
+
+
+def test_one_hot_labels_tell_the_classes():
+    split = (X, np.eye(5)[Y])
+    made = data.Data(train=split, validation=split, test=(X, Y))
+    assert made.classes == 5
+    assert made.train.y.tolist() == made.test.y.tolist() == Y
+
+
 def test_too_large_for_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "LARGEST_BYTES", 1000)
     with pytest.raises(ValueError, match=r"tf\.data\.Dataset"):
@@ -215,7 +234,14 @@ X, Y = np.zeros([4, 2]), [0, 1, 2, 1]
         ({"validation": (X + np.nan, Y)}, "validation x has NaN or infinity in 4 of 4"),
         ({"test": (np.zeros([4, 3]), Y)}, "one shape"),
         ({"test": (X, [0, 1, 2, 3]), "classes": 3}, "test y must be within 3 classes"),
-        ({"train": (X.astype(str), Y)}, "must be numbers"),
+        ({"train": (X.astype(str), Y)}, "must be real numbers"),
+        (
+            {"train": (X + 1e300, Y)},
+            "train x has NaN or infinity in 4 of 4 examples, the first at 0 (as float32)",
+        ),
+        ({"train": (X, ["a", "b", "c", "d"])}, "train y must be real numbers"),
+        ({"test": (X, [0, 1, np.inf, 1])}, "test y has NaN or infinity"),
+        ({"classes": -3}, "classes=-3"),
     ],
 )
 def test_bad_arrays(changes, message):

@@ -116,30 +116,32 @@ def test_moments_of_a_mask_are_those_of_the_values_left(rng):
     np.testing.assert_array_equal(got.count[0], keep.sum())
 
 
-def test_two_replicas_synchronized_equal_one_device(rng):
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_replicas_synchronized_equal_one_device(rng, two_replicas, masked):
     """The shared moments, and dx through them, are those of both shards put together."""
     x, dy = rng.normal(5, 2, [2, 12, 3]).astype("float32")
     gamma, beta = np.full([1, 3], 1.5, "float32"), np.full([1, 3], -0.5, "float32")
+    keep = np.broadcast_to(rng.random([12, 1]) < 0.6, [12, 3])
 
-    def run(x, dy, synchronized):
+    def run(x, dy, mask, synchronized):
+        mask = mask if masked else None
         with tf.GradientTape() as tape:
             tape.watch(x)
-            batch = functional.moments(x, [0], synchronized=synchronized)
-            y = functional.batch_normalize(x, batch, gamma, beta, EPSILON, [0], None, synchronized)
+            batch = functional.moments(x, [0], mask, synchronized)
+            y = functional.batch_normalize(x, batch, gamma, beta, EPSILON, [0], mask, synchronized)
         return y, tape.gradient(y, x, dy), batch.mean, batch.variance
 
-    whole = run(tf.constant(x), tf.constant(dy), False)
-    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    whole = run(tf.constant(x), tf.constant(dy), tf.constant(keep), False)
     shards = [
-        strategy.experimental_distribute_values_from_function(
+        two_replicas.experimental_distribute_values_from_function(
             lambda context, values=values: tf.constant(
                 np.split(values, [5])[context.replica_id_in_sync_group]  # Shards of 5 and 7.
             )
         )
-        for values in (x, dy)
+        for values in (x, dy, keep)
     ]
-    both = tf.function(lambda x, dy: strategy.run(run, (x, dy, True)))(*shards)
-    both = [strategy.experimental_local_results(value) for value in both]
+    both = tf.function(lambda *shard: two_replicas.run(run, (*shard, True)))(*shards)
+    both = [two_replicas.experimental_local_results(value) for value in both]
     for measured, expected in zip(both[:2], whole[:2], strict=True):
         assert reference.error(tf.concat(measured, 0), expected) < 1e-6
     for measured, expected in zip(both[2:], whole[2:], strict=True):

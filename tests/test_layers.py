@@ -249,6 +249,16 @@ def test_bad_inputs(axis, shape, message):
         assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("renorm", [False, True])
+def test_a_batch_without_values_moves_no_average(renorm):
+    _, layer = twins([8, 3], renorm=renorm)
+    before = layer.get_weights()
+    layer(np.zeros([0, 3], "float32"), training=True)
+    layer(np.ones([8, 3], "float32"), training=True, mask=np.zeros([8], bool))
+    for one, other in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_bad_mask():
     with pytest.raises(ValueError, match="one dimension less"):
         tfbn.BatchNormalization()(np.zeros([4, 3], "float32"), training=True, mask=np.ones([4, 3], bool))

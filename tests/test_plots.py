@@ -38,6 +38,16 @@ def test_all_diverged_is_drawn_too():
     assert labels == ["a (3 of 3 seeds diverged)", "b (3 of 3 seeds diverged)"]
 
 
+def test_a_cross_where_a_seed_diverged():
+    bad = [
+        {**r, "train_loss": None} if (r["arm"], r["seed"], r["epoch"]) == ("a", 1, 2) else r
+        for r in RECORDS
+    ]
+    ax = plots.curves(Figure().subplots(), bad, "validation_loss")
+    (cross,) = [line for line in ax.lines if line.get_marker() == "x"]
+    assert cross.get_xydata().tolist() == [[2, 3]]
+
+
 def test_overview_and_files(tmp_path):
     axes = plots.overview(RECORDS, "Everything")
     assert [ax.get_ylabel() for ax in axes.ravel()] == list(plots.METRICS.values())

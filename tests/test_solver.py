@@ -93,7 +93,7 @@ def test_training_against_numpy(blobs):
     assert accuracy == pytest.approx((p.argmax(1) == blobs.test.y).mean())
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 49, 50, 1000, None])
+@pytest.mark.parametrize("batch_size", [1, 7, 49, 50, np.int64(1000), 2**40, None])
 def test_a_partial_last_batch_counts_by_its_size(blobs, batch_size):
     solver = tfbn.Solver(net())
     solver.fit(*blobs.train)
@@ -110,7 +110,7 @@ def test_labels_one_hot_or_in_a_column_are_as_integers(blobs):
     results = []
     for labels in (y, np.eye(3)[y], np.eye(3, dtype=int)[y], y[:, None], y.astype(float)):
         solver = tfbn.Solver(net())
-        solver.fit(x, labels, epochs=2)
+        solver.fit(x, labels, epochs=2, batch_size=np.int64(32), seed=np.int64(0), callbacks=None)
         results.append(solver.evaluate(x, labels))
     assert len(set(results)) == 1
 
@@ -181,21 +181,58 @@ def test_models_that_wait_for_their_input_and_subclasses(blobs):
     assert losses[1] == losses[2]
 
 
-def test_a_models_own_train_step_is_used(blobs):
-    @keras.saving.register_keras_serializable()
-    class Twice(keras.Sequential):
-        def train_step(self, data):
-            super().train_step(data)
-            return super().train_step(data)
+def test_one_output_is_no_classifier(blobs):
+    waiting = keras.Sequential([keras.layers.Dense(1)])
+    for model in (net(classes=1), waiting):
+        with pytest.raises(ValueError, match="The model has one output"):
+            tfbn.Solver(model).fit(blobs.test.x, np.zeros(50))
 
-    def layers():
-        return [keras.Input([8]), keras.layers.Dense(3, kernel_initializer="zeros")]
 
-    twice, once = tfbn.Solver(Twice(layers()), "sgd"), tfbn.Solver(keras.Sequential(layers()), "sgd")
-    twice.train(*blobs.test)
-    for _ in range(2):
-        once.train(*blobs.test)
-    assert_same_weights(twice.model, once.model)
+def test_initial_epoch_and_a_second_fit_after_an_early_stop(blobs):
+    solver = tfbn.Solver(net())
+    stop = keras.callbacks.EarlyStopping(monitor="loss", patience=0, min_delta=100)
+    assert solver.fit(blobs, epochs=9, callbacks=[stop])["epoch"] == [1, 2]
+    assert solver.fit(blobs, epochs=5, initial_epoch=2)["epoch"] == [3, 4, 5]
+    whole = tfbn.Solver(net())
+    whole.fit(blobs, epochs=5)
+    assert_same_weights(solver.model, whole.model, tolerance=0)
+
+
+def test_too_large_a_batch_for_memory_is_no_reason_to_leave_xla(blobs):
+    solver = tfbn.Solver(net())
+    solver.prepare(*blobs.train)
+
+    def exhausted(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    solver._epoch = exhausted
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        solver.fit(blobs)
+    assert solver.jit is True
+
+
+def test_half_precision_scales_the_loss_as_keras_does(blobs):
+    """Gradients of 1e-8 are 0 in float16 unless the loss is scaled."""
+
+    def build(dtype):
+        kernel = keras.initializers.GlorotUniform(3)
+        hidden = keras.layers.Dense(6, "relu", kernel_initializer=kernel, dtype=dtype)
+        out = keras.layers.Dense(3, kernel_initializer=kernel, dtype=dtype)
+        return keras.Sequential([keras.Input([8]), hidden, out])
+
+    later = tfbn.Solver(build("float32"), "sgd", precision="mixed_float16")
+    built = tfbn.Solver(net(dtype="mixed_float16"), "sgd")
+    for solver in (later, built):
+        assert isinstance(solver.model.optimizer, keras.optimizers.LossScaleOptimizer)
+    before = later.model.get_weights()[0]
+    tiny = tfbn.Solver(
+        later.model,
+        keras.optimizers.SGD(1e6),
+        loss=lambda y, p: 1e-8 * keras.losses.mean_squared_error(y, p),
+        metrics=[],
+    )
+    tiny.fit(blobs.train.x, np.eye(3)[blobs.train.y], epochs=3)
+    assert (later.model.get_weights()[0] != before).mean() > 0.5
 
 
 def test_targets_of_any_dtype(blobs):
@@ -229,7 +266,7 @@ def test_compiled_once(blobs):
     solver.fit(blobs, epochs=2, seed=5)
     solver.evaluate(*blobs.test)
     assert solver._epoch.experimental_get_tracing_count() == 1
-    assert solver._evaluation.experimental_get_tracing_count() == 1
+    assert solver._evaluation.experimental_get_tracing_count() <= 2, "one size, then any size"
 
 
 def test_restart_is_a_fresh_start(blobs):
@@ -273,7 +310,12 @@ def test_a_callback_that_waits_for_batches_is_told(blobs, tmp_path):
         def on_train_batch_end(self, batch, logs=None):
             raise AssertionError
 
-    for callback in (Counter(), keras.callbacks.ModelCheckpoint(tmp_path / "a.keras", save_freq=5)):
+    of_batches = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
+    for callback in (
+        Counter(),
+        of_batches,
+        keras.callbacks.ModelCheckpoint(tmp_path / "a.keras", save_freq=5),
+    ):
         with pytest.warns(UserWarning, match="waits for batches"):
             tfbn.Solver(net()).fit(blobs, callbacks=[callback])
 
@@ -392,6 +434,10 @@ def with_nan():
         (lambda s: s.fit(X, Y, batch_size=0), ValueError, "from 1 to 10"),
         (lambda s: s.fit(X, Y, batch_size=11), ValueError, "batch_size=11"),
         (lambda s: s.fit(X, Y, batch_size=2.5), TypeError, "batch_size=2.5"),
+        (lambda s: s.fit(X, Y, batch_size=5, seed=None), ValueError, "seed=None"),
+        (lambda s: s.fit(X, Y, batch_size=5, validation_data=(X, Y, Y)), ValueError, "a pair (x, y)"),
+        (lambda s: s.fit(X * 1j, Y), ValueError, "real numbers"),
+        (lambda s: s.fit(X.astype("float64") + 1e300, Y), ValueError, "10 of 10"),
         (lambda s: s.fit(X, Y, epochs=0), ValueError, "epochs=0"),
         (lambda s: s.evaluate(X, Y, batch_size=0), ValueError, "1 or more"),
         (lambda s: s.fit(X[:, :7], Y), ValueError, "(None, 8)"),
@@ -403,7 +449,7 @@ def with_nan():
         (lambda s: s.evaluate(X, Y + 0.5), ValueError, "integers from 0 to 2"),
         (lambda s: s.evaluate(X, np.eye(4)[Y]), ValueError, "one-hot [N, 3]"),
         (lambda s: s.evaluate(X, np.full([10, 3], 1 / 3)), ValueError, "soft labels"),
-        (lambda s: s.evaluate(X, Y.astype(str)), ValueError, "integers from 0 to 2"),
+        (lambda s: s.evaluate(X, Y.astype(str)), ValueError, "real numbers"),
         (lambda s: s.fit(with_nan(), Y), ValueError, "NaN or infinity in 1 of 10 examples, the first at 3"),
         (lambda s: s.train(X + np.inf, Y), ValueError, "10 of 10"),
         (lambda s: s.fit(tf.data.Dataset.from_tensors((X, Y)).repeat()), ValueError, "take(steps)"),
@@ -421,6 +467,11 @@ def test_bad_data(run, error, message):
     assert message in str(raised.value)
     for one, other in zip(before, solver.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+class Own(keras.Sequential):
+    def train_step(self, data):
+        return {"loss": 0.0}
 
 
 def two_inputs():
@@ -441,7 +492,7 @@ def two_inputs():
         ({"precision": "float8"}, ValueError, "float32, mixed_float16, mixed_bfloat16"),
         ({"model": two_inputs()}, ValueError, "2 and 1"),
         ({"jit": "yes"}, ValueError, "jit='yes'"),
-        ({"model": net(classes=1)}, ValueError, "one output"),
+        ({"model": Own([keras.Input([8])])}, ValueError, "Own has its own"),
         ({"model": net(dtype="float64"), "precision": "mixed_float16"}, ValueError, "float64"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ import warnings
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 INTERRUPTED = 130
@@ -43,7 +45,7 @@ def integers(context, parameter, text):
 @click.option("--epochs", default=10, type=click.IntRange(1), help="Passes over the training data.")
 @click.option("--batch-size", default=32, type=click.IntRange(1), help="Examples a step.")
 @click.option(
-    "--seeds", default=3, type=click.IntRange(1), help="How many seeds to repeat the training with."
+    "--seeds", default=3, type=click.IntRange(1, 1000), help="How many seeds to repeat the training with."
 )
 @click.option("--seed", default=0, type=click.IntRange(0), help="The first seed; the others follow by one.")
 @click.option("--hidden", default="32,32", callback=integers, help="Widths of the hidden layers.")
@@ -94,7 +96,7 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
     check_destination(out)
     seeds = range(options["seed"], options["seed"] + options["seeds"])
 
-    with console.status(f"Loading {dataset}"):
+    with console.status(escape(f"Loading {dataset}")):
         loaded = data.load(
             dataset,
             data_dir=data_dir,
@@ -129,6 +131,7 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
             on_epoch=on_epoch,
             command=shlex.join(["tfbn", *sys.argv[1:]]),
         )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Nothing must be lost between here and the files.
     with console.status("Saving"), _hushed():
         folder = result.save(out)
     console.print()
@@ -230,6 +233,12 @@ def main():
         code = 2
     except (ValueError, TypeError, OSError) as error:
         errors.print(f"Error: {error}")
+        code = 2
+    except Exception as error:
+        # TensorFlow's class is not at hand where it was not loaded.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+            raise
+        errors.print("Error: this does not fit into memory. Take fewer or narrower layers, or less data.")
         code = 2
     except (click.Abort, KeyboardInterrupt):
         errors.print("Interrupted before the first epoch: nothing was written.")

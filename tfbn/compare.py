@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import json
 import math
+import operator
 import os
 import re
 import tempfile
@@ -138,8 +139,8 @@ class Comparison:
         """
         path = check_destination(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as staging:
-            staging = Path(staging, path.name)
+        with tempfile.TemporaryDirectory(prefix=".tfbn-", dir=path.parent) as staging:
+            staging = Path(staging, "run")
             (staging / "figures").mkdir(parents=True)
             write_json(staging / "results.json", self.to_dict())
             write_csv(staging / "history.csv", self.records)
@@ -163,7 +164,7 @@ class Comparison:
         try:
             content = read_json(path / "results.json" if path.is_dir() else path)
             return cls(content.pop("records"), content.pop("test"), content)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no results.json of a comparison: {error}") from error
 
 
@@ -190,7 +191,8 @@ def compare(
     first layer that draws a random number in one arm alone, such as a Dropout; from there on, give the
     initializers seeds of their own to pair the arms. A rest of examples that fills no batch sits the
     epoch out; the next epoch draws anew. An arm is compiled once: further
-    seeds assign their initial values to the same variables. On a CPU the arms train at the same
+    seeds assign their initial values to the same variables, so that a seed can vary what is a variable,
+    and no constant or argument of a layer. On a CPU the arms train at the same
     time, a core each.
 
     Args:
@@ -201,7 +203,7 @@ def compare(
         batch_size: int. Default 32.
         seeds: int, for the seeds 0, 1, ... (default 3), or the seeds themselves.
         optimizer, learning_rate, loss, jit, device, precision: as in `Solver`; each arm has an
-            optimizer of its own.
+            optimizer of its own, a copy by `get_config` if one is given.
         on_epoch: function that is called with each record as it comes. Default None.
         command: str, the command to note in the result. Default None.
 
@@ -223,7 +225,7 @@ def compare(
     >>> len(result.records), len(result.test)
     (8, 4)
     """
-    seeds = _check(arms, data, epochs, batch_size, seeds, precision)
+    seeds, batch_size = _check(arms, data, epochs, batch_size, seeds, precision)
     device = find_device(device)
     # A copy, because setting the learning rate must not change the caller's.
     own = isinstance(optimizer, keras.optimizers.Optimizer)
@@ -278,6 +280,9 @@ def compare(
                 return
         solver.finish()
         result = solver.evaluate(arrays["test"])
+        if not math.isfinite(result.loss):
+            diverged.append({"arm": arm, "seed": seed, "epoch": epochs})
+            return
         test.append({"arm": arm, "seed": seed, "loss": result.loss, "accuracy": result.accuracy})
         kept[arm] = seed, epochs, solver.model.get_weights()
 
@@ -342,19 +347,20 @@ def check_destination(path):
     Raises:
         ValueError: something is there already, or nothing can be written there.
     """
-    path = Path(path).absolute()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path} is there already. Choose another folder for the results, or remove it.")
-    parent = path.parent
-    while not parent.exists():
-        parent = parent.parent
     try:
+        # As the file system sees it: "a/.." and links would else lead the staging folder astray.
+        path = Path(path).resolve()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(
+                f"{path} is there already. Choose another folder for the results, or remove it."
+            )
+        parent = path.parent
+        while not parent.exists():
+            parent = parent.parent
         with tempfile.TemporaryDirectory(dir=parent):
             return path
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written: {error.strerror} ({parent}). Choose another folder."
-        ) from None
+        raise ValueError(f"{path} cannot be written: {error.strerror}. Choose another folder.") from None
 
 
 def _check(arms, data, epochs, batch_size, seeds, precision):
@@ -366,10 +372,14 @@ def _check(arms, data, epochs, batch_size, seeds, precision):
             f"{{'plain': lambda: tfbn.Model(784, 10, use_batchnorm=False)}}. Received: {arms!r}."
         )
     for name in arms:
-        if not re.fullmatch(r"\w[\w.+=-]*", str(name)):
+        if (
+            not re.fullmatch(r"\w[\w.+=-]{,99}", str(name))
+            or not isinstance(name, str)
+            or name.endswith(".keras")
+        ):
             raise ValueError(
-                f"An arm's name becomes a file's name: letters, digits and any of _ . + = - are allowed. "
-                f"Received: {name!r}."
+                "An arm's name becomes a file's name: up to 100 letters, digits and any of _ . + = - are "
+                f"allowed, and no '.keras' at the end. Received: {name!r}."
             )
     if not isinstance(data, Data):
         raise TypeError(
@@ -378,22 +388,19 @@ def _check(arms, data, epochs, batch_size, seeds, precision):
         )
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"`epochs` must be an integer, 1 or more. Received: epochs={epochs!r}.")
-    check_batch_size(batch_size, len(data.train.y))
+    batch_size = check_batch_size(batch_size, len(data.train.y))
     check_precision(precision)
     try:
         found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+        found = [operator.index(seed) for seed in found]
     except TypeError:
         found = []
-    if (
-        not found
-        or len(set(found)) < len(found)
-        or not all(isinstance(s, int) and 0 <= s < 2**32 for s in found)
-    ):
+    if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) >= 2**32:
         raise ValueError(
             "`seeds` must be a number, 1 or more, or different integers from 0 to 2**32 - 1. "
             f"Received: seeds={seeds!r}."
         )
-    return found
+    return found, batch_size
 
 
 @contextlib.contextmanager
@@ -423,7 +430,7 @@ def _architecture(model):
 def _describe(optimizer):
     """Name and arguments, as Keras serializes them."""
     config = optimizer.get_config()
-    if isinstance(config["learning_rate"], float):
+    if isinstance(config.get("learning_rate"), float):
         config["learning_rate"] = float(f"{config['learning_rate']:.7g}")  # It was kept in float32.
     return {"class_name": type(optimizer).__name__, "config": config}
 

@@ -59,12 +59,19 @@ class Data:
     classes: int | None = None
 
     def __post_init__(self):
-        classes = self.classes or 1 + max(int(np.max(y, initial=0)) for _, y in self._splits())
+        for name, (x, y) in self.splits().items():
+            object.__setattr__(self, name, Split(*check_examples(x, y, None, what=f"{name} ")))
+        classes = self.classes
+        if classes is None:
+            one_hot = self.train.y.ndim == 2 and self.train.y.shape[1] > 1
+            classes = self.train.y.shape[1] if one_hot else 1 + int(max(y.max() for _, y in self._splits()))
+        if classes < 1:
+            raise ValueError(f"`classes` must be 1 or more. Received: classes={classes!r}.")
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "title", self.title or self.name)
-        for name in ("train", "validation", "test"):
-            x, y = check_examples(*getattr(self, name), classes, what=f"{name} ")
-            object.__setattr__(self, name, Split(np.asarray(x, "float32"), y))
+        for name, (x, y) in self.splits().items():
+            y = as_classes(y, classes, what=f"{name} ")
+            object.__setattr__(self, name, Split(x.astype("float32", copy=False), y))
         shapes = {name: x.shape[1:] for name, (x, _) in self.splits().items()}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"The splits must hold examples of one shape. Received: {shapes}.")
@@ -223,22 +230,30 @@ def check_examples(x, y, classes, what=""):
     Raises:
         ValueError: they are empty, differ in length, are not finite, or a label is no class.
     """
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = _standard(x), _standard(y)
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
         raise ValueError(
             f"{what}x and y must hold as many examples, one or more. "
             f"Received the shapes {x.shape} and {y.shape}."
         )
-    if not np.issubdtype(x.dtype, np.number) and x.dtype != bool:
-        raise ValueError(f"{what}x must be numbers. Received the dtype {x.dtype}.")
     for name, values in (("x", x), ("y", y)):
-        if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+        if values.dtype.kind not in "buif":
+            raise ValueError(f"{what}{name} must be real numbers. Received the dtype {values.dtype}.")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
             finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
             raise ValueError(
-                f"{what}{name} has NaN or infinity in {int((~finite).sum()):,} of {len(x):,} "
-                f"examples, the first at {int(np.argmin(finite))}. Remove or replace them."
+                f"{what}{name} has NaN or infinity in {int((~finite).sum()):,} of {len(x):,} examples, the "
+                f"first at {int(np.argmin(finite))} (as float32). Remove or replace them."
             )
     return x, (y if classes is None else as_classes(y, classes, what))
+
+
+def _standard(values):
+    """An array in the dtypes that Keras computes in: float64 as float32, int64 as int32."""
+    values = np.asarray(values)
+    dtype = {"f": "float32", "i": "int32", "u": "int32"}.get(values.dtype.kind, values.dtype)
+    with np.errstate(over="ignore"):  # What becomes infinite is found by the check.
+        return values.astype(dtype, copy=False)
 
 
 def as_classes(y, classes, what=""):
@@ -258,9 +273,9 @@ def as_classes(y, classes, what=""):
         raise ValueError(
             f"{what}y must be integers [N] or one-hot [N, {classes}]. Received the shape {y.shape}."
         )
-    if y.dtype != bool and (not np.issubdtype(y.dtype, np.number) or (y != np.floor(y)).any()):
+    if y.dtype.kind == "f" and (y != np.floor(y)).any():
         raise ValueError(
-            f"{what}y must be integers from 0 to {classes - 1}. Received the dtype {y.dtype}. For other "
+            f"{what}y must be integers from 0 to {classes - 1}. Received fractions. For other "
             "targets give the solver a `loss`."
         )
     if not 0 <= y.min() <= y.max() < classes:
@@ -272,9 +287,11 @@ def as_classes(y, classes, what=""):
 
 
 def _builder(name, data_dir):
+    if data_dir is not None and Path(data_dir).exists() and not Path(data_dir).is_dir():
+        raise ValueError(f"The data folder {data_dir} is a file. Name a folder.")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError):
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError, ImportError):
         known = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(str(name), known, n=3)
         raise ValueError(

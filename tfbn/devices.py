@@ -86,7 +86,8 @@ def set_precision(model, precision):
     """Give every layer of `model` the Keras dtype policy `precision`; the weights stay float32."""
     check_precision(precision)
     policy = keras.dtype_policies.get(precision)
-    for layer in model._flatten_layers(include_self=False):
+    # The model itself, too: Keras asks it whether the loss has to be scaled.
+    for layer in model._flatten_layers():
         if layer.dtype_policy.variable_dtype != policy.variable_dtype:
             raise ValueError(
                 f"`precision` {precision} keeps weights in {policy.variable_dtype}, but layer "

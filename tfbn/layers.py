@@ -184,8 +184,8 @@ class BatchNormalization(keras.layers.Layer):
             r, d = self._update_renorm(batch, x)
             gamma, beta = gamma * r, gamma * d + beta
         else:
-            self._update(self.moving_mean, batch.mean, self.momentum)
-            self._update(self.moving_variance, batch.variance, self.momentum)
+            self._update(self.moving_mean, batch.mean, self.momentum, batch.count)
+            self._update(self.moving_variance, batch.variance, self.momentum, batch.count)
         y = functional.batch_normalize(x, batch, gamma, beta, self.epsilon, **where)
         return tf.cast(y, self.compute_dtype)
 
@@ -200,17 +200,20 @@ class BatchNormalization(keras.layers.Layer):
             tf.maximum(self._broadcast(self.renorm_stddev, x), self.epsilon**0.5),
             self.renorm_clipping,
         )
-        self._update(self.renorm_mean, batch.mean, self.renorm_momentum)
-        self._update(self.renorm_stddev, stddev, self.renorm_momentum)
-        self._update(self.moving_mean, batch.mean, self.momentum)
-        self._update(self.moving_stddev, stddev, self.momentum)
-        # `stddev` includes epsilon, and inference adds it again.
-        self.moving_variance.assign(tf.nn.relu(tf.square(self.moving_stddev) - self.epsilon))
+        self._update(self.renorm_mean, batch.mean, self.renorm_momentum, batch.count)
+        self._update(self.renorm_stddev, stddev, self.renorm_momentum, batch.count)
+        self._update(self.moving_mean, batch.mean, self.momentum, batch.count)
+        self._update(self.moving_stddev, stddev, self.momentum, batch.count)
+        # `stddev` includes epsilon, and inference adds it again. It is an average already: no momentum.
+        variance = tf.nn.relu(tf.square(self._broadcast(self.moving_stddev, x)) - self.epsilon)
+        self._update(self.moving_variance, variance, 0.0, batch.count)
         return r, d
 
-    def _update(self, average, value, momentum):
-        value = tf.cast(tf.reshape(value, average.shape), average.dtype)
-        average.assign(functional.moving_average(average, value, momentum))
+    def _update(self, average, value, momentum, count):
+        """Move `average` towards `value`, but not towards that of a channel without a single value."""
+        moved = functional.moving_average(self._broadcast(average, value), value, momentum)
+        moved = tf.where(count > 0, moved, self._broadcast(average, value))
+        average.assign(tf.cast(tf.reshape(moved, average.shape), average.dtype))
 
     def _broadcast(self, weight, x):
         """``[C] -> [1, ..., C, ..., 1]``, in the dtype of `x`."""

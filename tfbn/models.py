@@ -160,6 +160,7 @@ class Model(keras.Model):
         logits = keras.layers.Dense(output_dim, **kernel_options())(norm(x, "input"))
 
         super().__init__(inputs, logits, name=name)
+        self.dtype_policy = dtype  # Keras asks the model itself whether the loss has to be scaled.
         self._knobs = dict(
             input_dim=input_shape if len(input_shape) > 1 else input_shape[0],
             output_dim=output_dim,
@@ -220,7 +221,13 @@ def _initializer(value):
                 f"Received: kernel_initializer={value!r}."
             )
         return keras.initializers.RandomNormal(stddev=float(value))
-    return keras.initializers.get(value)
+    initializer = keras.initializers.get(value)
+    if not isinstance(initializer, keras.initializers.Initializer):
+        raise TypeError(
+            "`kernel_initializer` must be a keras.initializers.Initializer, the name of one, or a standard "
+            f"deviation. Received: kernel_initializer={value!r}."
+        )
+    return initializer
 
 
 def _derive(seed, index):

@@ -97,6 +97,12 @@ class Solver:
                 "`model` must have one input and one output. Received: "
                 f"{len(model.inputs)} and {len(model.outputs)}."
             )
+        steps = ("train_step", "test_step")
+        if any(getattr(type(model), step) is not getattr(keras.Model, step) for step in steps):
+            raise ValueError(
+                "`model` must train by Keras' own train_step and test_step, whose metrics the solver "
+                f"reads. {type(model).__name__} has its own: train it by its fit."
+            )
         if jit not in ("auto", True, False):
             raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
         self.model = model
@@ -154,9 +160,8 @@ class Solver:
             logs = self._run_dataset(x, training=False)
         else:
             arrays = self.prepare(x, y)
-            batch_size = EVALUATION_BATCH_SIZE if batch_size is None else batch_size
-            check_batch_size(batch_size)
-            logs = self._evaluate(arrays, batch_size)
+            batch_size = check_batch_size(EVALUATION_BATCH_SIZE if batch_size is None else batch_size)
+            logs = self._evaluate(arrays, min(batch_size, len(arrays.y)))
         return Evaluation(logs["loss"], logs.get("accuracy", float("nan")))
 
     def fit(
@@ -213,6 +218,8 @@ class Solver:
             x, y, validation_data = *x.train, tuple(x.validation)
         if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
             raise ValueError(f"`epochs` must be an integer, 1 or more. Received: epochs={epochs!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"`seed` must be an integer, 0 or more. Received: seed={seed!r}.")
         callbacks = _epoch_callbacks(callbacks)
 
         if isinstance(x, tf.data.Dataset):
@@ -223,7 +230,7 @@ class Solver:
         else:
             arrays = self.prepare(x, y)
             examples = len(arrays.y)
-            check_batch_size(batch_size, examples)
+            batch_size = check_batch_size(batch_size, examples)
             steps = -(-examples // batch_size)
 
             def train(epoch):
@@ -231,7 +238,7 @@ class Solver:
                 return self.train_epoch(arrays, order, batch_size)
 
         validate = self._validation(validation_data)
-        history = History(about=self.about(batch_size=batch_size, seed=seed))
+        history = History(about=self.about(batch_size=batch_size, seed=int(seed)))
         # Keras' own list: it resolves logs, sets the model and its params, and adds the progress line.
         callbacks = keras.callbacks.CallbackList(
             callbacks,
@@ -319,6 +326,11 @@ class Solver:
                 )
         self._build(self.model, shape)
         classes = self._classes if self._labels_are_classes else None
+        if classes == 1:
+            raise ValueError(
+                "The model has one output, and the cross-entropy over one class is always 0. Give the "
+                "solver a `loss`, such as 'mse' or keras.losses.BinaryCrossentropy(from_logits=True)."
+            )
         if given:
             arrays = x
             if classes is not None:
@@ -326,7 +338,7 @@ class Solver:
         else:
             x, y = check_examples(x, y, classes)
             with tf.device(self.device):
-                arrays = Arrays(tf.constant(_standard(x)), tf.constant(_standard(y)))
+                arrays = Arrays(tf.constant(x), tf.constant(y))
         self._compile_for(arrays)
         return arrays
 
@@ -380,12 +392,9 @@ class Solver:
             self.model.test_step((arrays.x[:1], arrays.y[:1]))
         self.model.reset_metrics()
         self._initial_optimizer_state = [v.numpy() for v in self.model.optimizer.variables]
-        batches = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in arrays]
         self._epoch = tf.function(self._epoch_steps, jit_compile=self.jit)
-        self._step = tf.function(self._single_step, input_signature=batches)
-        self._evaluation = tf.function(
-            self._evaluation_steps, input_signature=[*batches, tf.TensorSpec([], "int32")]
-        )
+        self._step = tf.function(self._single_step, reduce_retracing=True)
+        self._evaluation = tf.function(self._evaluation_steps, reduce_retracing=True)
 
     def _single_step(self, x, y):
         tf.autograph.experimental.do_not_convert(self.model.train_step)((x, y))
@@ -410,7 +419,8 @@ class Solver:
     def _evaluate(self, arrays, batch_size=EVALUATION_BATCH_SIZE):
         self.model.reset_metrics()
         with tf.device(self.device):
-            return _floats(self._evaluation(*arrays, batch_size))
+            # A tensor, because every Python number would be traced anew.
+            return _floats(self._evaluation(*arrays, tf.constant(batch_size)))
 
     def _run_dataset(self, dataset, training):
         """One pass over a dataset, a step for each of its batches."""
@@ -423,7 +433,9 @@ class Solver:
                 raise ValueError("The dataset must give pairs (x, y) of batches.")
             batch = self.prepare(*batch)
             with tf.device(self.device):
-                logs = self._step(*batch) if training else self._evaluation(*batch, EVALUATION_BATCH_SIZE)
+                logs = (
+                    self._step(*batch) if training else self._evaluation(*batch, tf.constant(len(batch.y)))
+                )
         if logs is None:
             raise ValueError("The dataset is empty. Give it one batch or more.")
         return _floats(logs)
@@ -437,6 +449,8 @@ class Solver:
             def run():
                 return self._run_dataset(data, training=False)
         else:
+            if not isinstance(data, (tuple, list)) or len(data) != 2:
+                raise ValueError("`validation_data` must be a pair (x, y) or a tf.data.Dataset.")
             arrays = self.prepare(*data)
 
             def run():
@@ -478,11 +492,6 @@ def make_optimizer(optimizer, learning_rate=None):
 
 def _cross_entropy(model):
     """The default loss, for logits or, after a softmax, for probabilities."""
-    if model.built and model.output_shape[-1] == 1:
-        raise ValueError(
-            "The model has one output, and the cross-entropy over one class is always 0. Give `loss`, "
-            "for example 'mse' or keras.losses.BinaryCrossentropy(from_logits=True)."
-        )
     last = model.layers[-1] if model.layers else None
     softmax = isinstance(last, keras.layers.Softmax) or (
         getattr(last, "activation", None) is keras.activations.softmax
@@ -491,21 +500,27 @@ def _cross_entropy(model):
 
 
 def check_batch_size(batch_size, examples=None):
+    """`batch_size` as an int, or an error if it is none, below 1 or over `examples`."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
         raise TypeError(f"`batch_size` must be an integer. Received: batch_size={batch_size!r}.")
     if batch_size < 1 or (examples is not None and batch_size > examples):
         limit = "1 or more" if examples is None else f"from 1 to {examples:,}, the training examples"
         raise ValueError(f"`batch_size` must be {limit}. Received: batch_size={batch_size}.")
+    return int(batch_size)
 
 
 def _epoch_callbacks(callbacks):
     """The callbacks as a list; says so where one waits for batches, which are not announced."""
-    callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    callbacks = list(callbacks or ()) if isinstance(callbacks, (list, tuple, type(None))) else [callbacks]
     hooks = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
     for callback in callbacks:
-        own = type(callback).__module__.split(".")[0] != "keras"
-        waits = own and any(
-            getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook) for hook in hooks
+        # Keras' own classes have reasons of their own to look at batches; a LambdaCallback keeps the
+        # user's functions on the instance.
+        users = not type(callback).__module__.startswith("keras.")
+        waits = any(
+            hook in vars(callback)
+            or (users and getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook))
+            for hook in hooks
         )
         if waits or getattr(callback, "save_freq", "epoch") != "epoch":
             warnings.warn(
@@ -514,14 +529,6 @@ def _epoch_callbacks(callbacks):
                 stacklevel=3,
             )
     return callbacks
-
-
-def _standard(array):
-    """An array in Keras' dtypes: float64 as float32, int64 as int32, as Keras' own `fit` has it."""
-    for kind, dtype in ((np.floating, "float32"), (np.integer, "int32")):
-        if np.issubdtype(array.dtype, kind):
-            return array.astype(dtype, copy=False)
-    return array
 
 
 def _floats(logs):
