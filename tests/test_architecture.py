@@ -15,6 +15,7 @@ FLOORS = {
     "plots": 1,
     "models": 2,
     "solver": 2,
+    "comparison": 2,
     "compare": 3,
     "bench": 3,
     "cli": 4,

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tfbn
 from tfbn import plots
+from tfbn.comparison import check_destination
 from tfbn.data import batch_order
 
 compare_module = importlib.import_module("tfbn.compare")  # `tfbn.compare` is the function.
@@ -412,13 +413,13 @@ def test_bad_destinations(tmp_path):
     (tmp_path / "full" / "file").touch()
     for path in (tmp_path / "full", tmp_path / "full" / "file"):
         with pytest.raises(ValueError, match="is there already"):
-            compare_module.check_destination(path)
+            check_destination(path)
     for path in (tmp_path / "full" / "file" / "below", "/proc/nowhere/run"):
         with pytest.raises(ValueError, match="cannot be written"):
-            compare_module.check_destination(path)
-    assert compare_module.check_destination(tmp_path / "new" / "run") == tmp_path / "new" / "run"
+            check_destination(path)
+    assert check_destination(tmp_path / "new" / "run") == tmp_path / "new" / "run"
     assert sorted(tmp_path.iterdir()) == [tmp_path / "full"]
     with pytest.raises(ValueError, match="File name too long"):
-        compare_module.check_destination(tmp_path / ("x" * 300))
+        check_destination(tmp_path / ("x" * 300))
     with pytest.raises(ValueError, match=r"holds no results\.json"):
         tfbn.Comparison.load(tmp_path / "full")

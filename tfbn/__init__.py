@@ -10,7 +10,8 @@ __version__ = version("tfbn")
 # a screenful of its notes. The command `tfbn` reads its arguments first; it needs no names from here.
 if Path(sys.argv[0]).stem != "tfbn":
     from tfbn import data
-    from tfbn.compare import Comparison, compare
+    from tfbn.compare import compare
+    from tfbn.comparison import Comparison
     from tfbn.layers import BatchNormalization
     from tfbn.models import Model
     from tfbn.solver import Solver

@@ -81,8 +81,8 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
         from absl import logging
 
         from tfbn import data
-        from tfbn.compare import check_destination
         from tfbn.compare import compare as run
+        from tfbn.comparison import check_destination
         from tfbn.devices import check_precision, describe_device, find_device
         from tfbn.models import Model
         from tfbn.solver import make_optimizer
