@@ -39,7 +39,7 @@ class Solver:
     """Trains and evaluates one model.
 
     The model is compiled with the solver's optimizer, loss and metrics and keeps them, so that it can
-    be saved and trained further by Keras. A step is the model's own `train_step`.
+    be saved and trained further by Keras. A step is Keras' own `train_step`.
 
     Args:
         model: a `keras.Model`. With the default loss it gives a score for each class: logits, or
@@ -63,6 +63,7 @@ class Solver:
 
     Raises:
         ValueError: an unknown optimizer, device or precision, with those that there are.
+            Also a model of several inputs or outputs, or with a train_step of its own.
         TypeError: `model` is no `keras.Model`.
 
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
