@@ -7,20 +7,22 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tfbn"
 FLOORS = {
-    "functional": 0,
+    "kernels": 0,
+    "arguments": 0,
     "history": 0,
+    "functional": 1,
     "devices": 1,
-    "layers": 1,
+    "layers": 2,
     "data": 1,
     "plots": 1,
-    "models": 2,
-    "solver": 2,
-    "comparison": 2,
-    "compare": 3,
-    "bench": 3,
-    "cli": 4,
-    "__main__": 5,
-    "__init__": 5,
+    "models": 3,
+    "solver": 3,
+    "comparison": 3,
+    "compare": 4,
+    "bench": 4,
+    "cli": 5,
+    "__main__": 6,
+    "__init__": 6,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,259 +1,53 @@
-"""How long a training step takes on this machine: ours beside Keras', PyTorch's and JAX'.
-
-Each peer trains the same two nets as `tfbn compare` does (784-32-32-10 with ReLU, with and without batch
-norm, Adam at 0.01, batches of 32) on the same arrays, in memory, in the same order.
-"""
+"""Timing of several peers in one run, so that the machine's moods hit all of them."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import importlib.metadata
 import importlib.util
 import time
 
-import keras
-import numpy as np
-
 from tfbn.devices import describe_device
 from tfbn.history import versions
-from tfbn.models import Model
-from tfbn.solver import Solver
 
-EXAMPLES, INPUTS, CLASSES, WIDTH, BATCH_SIZE, LEARNING_RATE = 55_000, 784, 10, 32, 32, 0.01
 PAUSE = 0.3  # seconds
-STEPS_AN_EPOCH = EXAMPLES // BATCH_SIZE
 
 
-def solver(steps=STEPS_AN_EPOCH, repeats=5, on_run=None):
-    """Time a step of both nets, all peers in turn in one process, so that the machine's moods hit all.
+def alternate(peers, repeats, pause=PAUSE, on_run=None):
+    """Run all peers in turn, there and back, so that none always follows the same one.
 
     Args:
-        steps: int, steps a run. Default 1,718, an epoch.
-        repeats: int, runs of each peer. The first run of each, which compiles, is not counted.
-            Default 5.
+        peers: dict of name to function without arguments.
+        repeats: int, runs of each. One more, which compiles, goes first and is not counted.
+        pause: float, seconds before each run, in which the threads of the last peer, which spin for a
+            while, go to sleep. Default 0.3.
         on_run: function that is told the name of each run. Default None.
 
     Returns:
-        dict: `rows`, one a peer with `name`, `microseconds` (median, a step of both nets),
-        `fastest` and `slowest` run, `epochs_per_second`, `ratio` (its median over
-        ours), `loss` (mean over its last run, both nets); and where they come from.
+        dict of name to list of seconds, and dict of name to what the last run returned.
 
     Raises:
-        ValueError: `steps` or `repeats` is below 1 or over an epoch.
+        ValueError: `repeats` is below 1.
     """
-    if not 1 <= steps <= STEPS_AN_EPOCH or repeats < 1:
-        raise ValueError(
-            f"`steps` must be from 1 to {STEPS_AN_EPOCH}, `repeats` 1 or more. "
-            f"Received: steps={steps}, repeats={repeats}."
-        )
-    rng = np.random.default_rng(0)
-    x = rng.random([EXAMPLES, INPUTS], dtype="float32")
-    y = np.argmax((x - 0.5) @ rng.normal(size=[INPUTS, CLASSES]), axis=1).astype("int32")
-    order = rng.permutation(EXAMPLES)[: steps * BATCH_SIZE].astype("int32")
-    peers = {
-        "tfbn": _ours(x, y, order),
-        "keras.Model.fit": _keras(x, y, order),
-        "keras.Model.fit, XLA, 200 steps a call": _keras(
-            x, y, order, jit_compile=True, steps_per_execution=200
-        ),
-    }
-    if importlib.util.find_spec("torch"):
-        peers["PyTorch eager, fused Adam"] = _torch(x, y, order)
-    if importlib.util.find_spec("jax"):
-        peers["JAX scan"] = _jax(x, y, order, a_thread_each=False)
-        peers["JAX scan, a thread for each net"] = _jax(x, y, order, a_thread_each=True)
-
-    times, losses = {name: [] for name in peers}, {}
+    if repeats < 1:
+        raise ValueError(f"`repeats` must be 1 or more. Received: repeats={repeats}.")
+    times, results = {name: [] for name in peers}, {}
     for repeat in range(repeats + 1):
-        # There and back, so that no peer always follows the same one; the pause lets the threads of the
-        # last one, which spin for a while, go to sleep.
         for name, run in list(peers.items())[:: -1 if repeat % 2 else 1]:
             if on_run is not None:
                 on_run(name)
-            time.sleep(PAUSE)
+            time.sleep(pause)
             start = time.perf_counter()
-            losses[name] = run()
+            results[name] = run()
             if repeat:
-                times[name].append((time.perf_counter() - start) / steps * 1e6)
-    rows = []
-    for name in peers:
-        median = float(np.median(times[name]))
-        rows.append(
-            {
-                "name": name,
-                "microseconds": median,
-                "fastest": min(times[name]),
-                "slowest": max(times[name]),
-                "epochs_per_second": 1e6 / (median * STEPS_AN_EPOCH),
-                "ratio": median / float(np.median(times["tfbn"])),
-                "loss": losses[name],
-            }
-        )
-    return {
-        "rows": rows,
-        "steps": steps,
-        "repeats": repeats,
-        "device": describe_device("cpu:0"),
-        "versions": versions() | _peer_versions(),
-    }
+                times[name].append(time.perf_counter() - start)
+    return times, results
 
 
-def table(result):
-    """The result of `solver` as text."""
-    lines = [
-        f"A training step of both nets, batch {BATCH_SIZE}, on {result['device']}: "
-        f"median of {result['repeats']} alternating runs of {result['steps']} steps",
-        f"{'':<40}{'µs':>8}{'fastest':>10}{'slowest':>10}{'epochs/s':>10}{'x ours':>8}",
-    ]
-    for row in result["rows"]:
-        lines.append(
-            f"{row['name']:<40}{row['microseconds']:>8.0f}{row['fastest']:>10.0f}{row['slowest']:>10.0f}"
-            f"{row['epochs_per_second']:>10.2f}{row['ratio']:>8.2f}"
-        )
-    return "\n".join(lines)
+def installed(name):
+    return importlib.util.find_spec(name) is not None
 
 
-def _both(run):
-    """A function that runs both nets, a thread each, and gives their mean loss."""
-    pool = concurrent.futures.ThreadPoolExecutor(2)
-    return lambda: float(np.mean(list(pool.map(run, (True, False)))))
-
-
-def _ours(x, y, order):
-    solvers = {}
-    arrays = None
-    for batchnorm in (True, False):
-        model = Model(INPUTS, CLASSES, (WIDTH, WIDTH), use_batchnorm=batchnorm, seed=0)
-        solvers[batchnorm] = Solver(model, "adam", LEARNING_RATE, device="cpu")
-        arrays = solvers[batchnorm].prepare(arrays) if arrays else solvers[batchnorm].prepare(x, y)
-    return _both(lambda batchnorm: solvers[batchnorm].train_epoch(arrays, order, BATCH_SIZE)["loss"])
-
-
-def _keras(x, y, order, **compile_options):
-    def net(batchnorm):
-        layers = [keras.Input([INPUTS])]
-        for _ in range(2):
-            layers += [keras.layers.Dense(WIDTH)]
-            layers += [keras.layers.BatchNormalization()] if batchnorm else []
-            layers += [keras.layers.ReLU()]
-        model = keras.Sequential([*layers, keras.layers.Dense(CLASSES)])
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        optimizer = keras.optimizers.Adam(LEARNING_RATE)
-        model.compile(optimizer, loss, metrics=["accuracy"], **compile_options)
-        return model
-
-    nets = [net(True), net(False)]
-    x, y = x[order], y[order]
-
-    def run():
-        fits = [model.fit(x, y, batch_size=BATCH_SIZE, shuffle=False, verbose=0) for model in nets]
-        return float(np.mean([fit.history["loss"] for fit in fits]))
-
-    return run
-
-
-def _torch(x, y, order):
-    import torch
-    from torch import nn
-
-    def net(batchnorm):
-        layers, width = [], INPUTS
-        for _ in range(2):
-            layers += [nn.Linear(width, WIDTH)]
-            layers += [nn.BatchNorm1d(WIDTH, eps=1e-3, momentum=0.01)] if batchnorm else []
-            layers += [nn.ReLU()]
-            width = WIDTH
-        return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES))
-
-    nets = [net(True), net(False)]
-    optimizers = [torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True) for model in nets]
-    x, y, order = torch.from_numpy(x), torch.from_numpy(y).long(), torch.from_numpy(order)
-
-    def run():
-        total = 0.0
-        for batch in order.split(BATCH_SIZE):
-            inputs, labels = x[batch], y[batch]
-            for model, optimizer in zip(nets, optimizers, strict=True):
-                loss = nn.functional.cross_entropy(model(inputs), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += loss.detach()
-        return float(total) * BATCH_SIZE / len(order) / 2
-
-    return run
-
-
-def _jax(x, y, order, a_thread_each):
-    import jax
-    from jax import numpy as jnp
-
-    def initial(batchnorm):
-        rng = np.random.default_rng(0)
-        parameters, averages = [], []
-        for inputs, outputs in ((INPUTS, WIDTH), (WIDTH, WIDTH), (WIDTH, CLASSES)):
-            limit = np.sqrt(6 / (inputs + outputs))
-            layer = {"kernel": rng.uniform(-limit, limit, [inputs, outputs]), "bias": np.zeros(outputs)}
-            if batchnorm and len(parameters) < 2:
-                layer |= {"gamma": np.ones(outputs), "beta": np.zeros(outputs)}
-                averages.append((np.zeros(outputs), np.ones(outputs)))
-            parameters.append(layer)
-        zeros = jax.tree.map(np.zeros_like, parameters)
-        state = parameters, averages, zeros, zeros, 0.0
-        return jax.tree.map(lambda value: jnp.asarray(value, "float32"), state)
-
-    def loss_of(parameters, averages, inputs, labels):
-        updated = []
-        for index, layer in enumerate(parameters):
-            inputs = inputs @ layer["kernel"] + layer["bias"]
-            if "gamma" in layer:
-                mean, variance = inputs.mean(0), inputs.var(0)
-                inputs = layer["gamma"] * (inputs - mean) * jax.lax.rsqrt(variance + 1e-3) + layer["beta"]
-                old_mean, old_variance = averages[index]
-                updated.append((0.99 * old_mean + 0.01 * mean, 0.99 * old_variance + 0.01 * variance))
-            if index < len(parameters) - 1:
-                inputs = jax.nn.relu(inputs)
-        of_label = jnp.take_along_axis(jax.nn.log_softmax(inputs), labels[:, None], 1)
-        return -of_label.mean(), updated
-
-    def train_step(state, inputs, labels):
-        parameters, averages, first, second, count = state
-        (loss, averages), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            parameters, averages, inputs, labels
-        )
-        count += 1
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
-        rate = LEARNING_RATE * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-        parameters = jax.tree.map(
-            lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-7), parameters, first, second
-        )
-        return (parameters, averages, first, second, count), loss
-
-    @jax.jit
-    def epoch(states, x, y, batches):
-        def step(states, batch):
-            results = [train_step(state, x[batch], y[batch]) for state in states]
-            return [state for state, _ in results], jnp.mean(jnp.stack([loss for _, loss in results]))
-
-        return jax.lax.scan(step, states, batches)
-
-    x, y, batches = jnp.asarray(x), jnp.asarray(y), jnp.asarray(order.reshape(-1, BATCH_SIZE))
-
-    def train(states):
-        states[:], losses = epoch(states, x, y, batches)
-        return float(losses.mean())
-
-    if not a_thread_each:
-        both = [initial(True), initial(False)]
-        return lambda: train(both)
-    single = {batchnorm: [initial(batchnorm)] for batchnorm in (True, False)}
-    return _both(lambda batchnorm: train(single[batchnorm]))
-
-
-def _peer_versions():
-    found = {}
-    for name in ("torch", "jax"):
-        if importlib.util.find_spec(name):
-            found[name] = importlib.metadata.version(name)
-    return found
+def provenance():
+    """The device and the versions of what was timed, PyTorch and JAX included where installed."""
+    peers = {name: importlib.metadata.version(name) for name in ("torch", "jax") if installed(name)}
+    return {"device": describe_device("cpu:0"), "versions": versions() | peers}

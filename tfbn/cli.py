@@ -158,11 +158,27 @@ def bench_solver(steps, repeats, as_json):
     """One training step of both nets of `tfbn compare`: ours, Keras', PyTorch's and JAX'."""
     console = _console(as_json)
     with console.status("Loading TensorFlow"), _hushed():
-        from tfbn import bench
+        from tfbn import bench_solver
         from tfbn.history import to_json
     with console.status("Timing") as status, _hushed():
-        result = bench.solver(steps, repeats, on_run=lambda text: status.update(f"Timing {text}"))
-    console.print(bench.table(result))
+        result = bench_solver.solver(steps, repeats, on_run=lambda text: status.update(f"Timing {text}"))
+    console.print(bench_solver.table(result))
+    if as_json:
+        print(to_json(result))
+
+
+@bench.command("layer")
+@click.option("--repeats", default=7, help="Alternating runs, of which the median counts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
+def bench_layer(repeats, as_json):
+    """One layer, training and inference: ours, Keras', PyTorch's, and a plain copy. Some two minutes."""
+    console = _console(as_json)
+    with console.status("Loading TensorFlow"), _hushed():
+        from tfbn import bench_layer
+        from tfbn.history import to_json
+    with console.status("Timing") as status, _hushed():
+        result = bench_layer.layer(repeats, on_case=lambda text: status.update(f"Timing {text}"))
+    console.print(bench_layer.table(result))
     if as_json:
         print(to_json(result))
 

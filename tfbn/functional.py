@@ -10,50 +10,63 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfbn import kernels
+
 
 class Moments(NamedTuple):
-    """What one batch says of each channel; `centred` is ``x - mean`` and has the shape of `x`."""
+    """What one batch says of each channel, as moments about a shift.
 
-    centred: tf.Tensor
-    mean: tf.Tensor
+    `shifted` is ``x - shift`` and `offset` its mean; `variance` is biased; `count` is the number of
+    values in a channel.
+    """
+
+    shifted: tf.Tensor
+    shift: tf.Tensor
+    offset: tf.Tensor
     variance: tf.Tensor
     count: tf.Tensor
 
+    @property
+    def mean(self):
+        return self.shift + self.offset
 
-def channel_sum(x, axes):
-    """Sum of `x` over `axes`, which are kept with length one: ``[N, ..., C] -> [1, ..., C]``."""
-    return tf.reduce_sum(x, axis=axes, keepdims=True)
+
+def sum_over_replicas(values, synchronized=True):
+    """Each of `values` summed over the replicas of a `tf.distribute` strategy, in one collective."""
+    if not synchronized or _replicas() == 1:
+        return values
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def sum_over_replicas(x, synchronized):
-    """Sum of `x` over the replicas of a `tf.distribute` strategy; `x` itself if not `synchronized`."""
-    replica = tf.distribute.get_replica_context() if synchronized else None
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return x
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, x)
+def _replicas():
+    context = tf.distribute.get_replica_context()
+    return context.num_replicas_in_sync if context else 1
 
 
 def moments(x, axes, mask=None, synchronized=False):
-    """Mean and biased variance of each channel, by two compensated passes.
+    """Mean and biased variance of each channel.
 
-        mean     = sum(x) / count
-        mean    += sum(x - mean) / count              (what rounding took from the first pass)
-        variance = sum((x - mean)**2) / count
+        shift    = sum(x) / count
+        offset   = sum(x - shift) / count             (what rounding took from the first pass)
+        mean     = shift + offset
+        variance = sum((x - shift)**2) / count - offset**2
 
-    The textbook form ``E[x**2] - E[x]**2`` loses every digit once the mean is some thousand standard
-    deviations away from zero. Here the error stays near the rounding of the input itself.
+    With a shift of 0 this is the textbook form ``E[x**2] - E[x]**2``, which loses every digit once the
+    mean is some thousand standard deviations away from zero. With a shift near the mean the error stays
+    near the rounding of the input itself. So 0 is tried first where that is faster, and kept if no
+    channel's mean is more than two standard deviations away from it.
 
     Args:
         x: floating point tensor.
         axes: list of int, the axes to reduce: all but the channels'.
-        mask: boolean tensor that broadcasts to `x`, or None for all true. Where it is false, a
-            value counts neither in the sums nor in `count`.
-        synchronized: whether to take the sums over all replicas of the current strategy.
+        mask: boolean tensor of the shape of `x`, or None for all true. Where it is false, a value
+            counts neither in the sums nor in `count`.
+        synchronized: whether to take the sums over all replicas of the current strategy: one
+            collective for the shift, one for the rest.
 
     Returns:
-        `Moments`, where `mean` and `variance` have the shape ``[1, ..., C, ..., 1]`` and `count`, the
-        values in a channel, broadcasts to it. A channel without a single value has mean and
-        variance 0.
+        `Moments`. Its `mean`, `variance` and `count` have the shape ``[1, ..., C, ..., 1]``, or one that
+        broadcasts to it. A channel without a single value has mean and variance 0.
 
     >>> x = tf.constant([[1.0, 10.0], [3.0, 30.0]])
     >>> result = moments(x, axes=[0])
@@ -64,23 +77,67 @@ def moments(x, axes, mask=None, synchronized=False):
     and LeVeque 1983, equation 1.7.
     """
 
-    def total(values):
-        if mask is not None:
-            # A product with zero would let a masked NaN or infinity through.
-            values = tf.where(mask, values, tf.zeros_like(values))
-        return sum_over_replicas(channel_sum(values, axes), synchronized)
+    def kept(values):
+        # A product with zero would let a masked NaN or infinity through.
+        return values if mask is None else tf.where(mask, values, tf.zeros_like(values))
 
-    if mask is None:
-        values_per_channel = tf.reduce_prod(tf.gather(tf.shape(x), axes))
-        count = sum_over_replicas(tf.cast(values_per_channel, x.dtype), synchronized)
-    else:
-        count = total(tf.ones_like(x))
-    mean = tf.math.divide_no_nan(total(x), count)
-    centred = x - mean
-    correction = tf.math.divide_no_nan(total(centred), count)
-    centred -= correction
-    variance = tf.math.divide_no_nan(total(tf.square(centred)), count)
-    return Moments(centred, mean + correction, variance, count)
+    def about(shift, count, sum_of_squares):
+        shifted = x if shift is None else x - shift
+        sums = [kernels.channel_sum(kept(shifted), axes), sum_of_squares(kept(shifted))]
+        first, second = sum_over_replicas(sums, synchronized)
+        offset = tf.math.divide_no_nan(first, count)
+        variance = tf.nn.relu(tf.math.divide_no_nan(second, count) - tf.square(offset))
+        shift = tf.zeros_like(offset) if shift is None else shift
+        return Moments(shifted, shift, offset, variance, count)
+
+    # What the shift is makes no difference but to rounding: no gradient goes through it.
+    def about_the_mean():
+        sums = [kernels.channel_sum(kept(x), axes), count]
+        total, count_of_all = sum_over_replicas(sums, synchronized)
+        shift = tf.stop_gradient(tf.math.divide_no_nan(total, count_of_all))
+        return about(shift, count_of_all, lambda values: kernels.channel_sum(tf.square(values), axes))
+
+    def about_zero_if_near():
+        sum_of_squares = kernels.channel_sum_of_squares
+        plain = about(None, count, sum_of_squares)
+        near = tf.reduce_all(tf.square(plain.offset) <= 4 * plain.variance)
+        shift = tf.stop_gradient(plain.offset)
+        return tf.cond(near, lambda: plain, lambda: about(shift, count, sum_of_squares))
+
+    if mask is not None:
+        count = kernels.channel_sum(tf.cast(mask, x.dtype), axes)
+        return about_the_mean()
+    count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), axes)), x.dtype)
+    if synchronized:
+        return about_the_mean()
+    return kernels.choose(x, axes, about_zero_if_near, about_the_mean, least=2**19)
+
+
+def pool_over_replicas(batch):
+    """Mean, variance and count of all replicas' batches put together, if there is a strategy.
+
+        mean     = sum(count * mean) / sum(count)
+        variance = sum(count * (variance + (mean_of_replica - mean)**2)) / sum(count)
+
+    Args:
+        batch: the `Moments` of this replica.
+
+    Returns:
+        Tensors `mean`, `variance` and `count`, the same on each replica.
+
+    Source: Chan, Golub and LeVeque 1983, equation 2.1, about a common shift as in `moments`.
+    """
+    if _replicas() == 1:
+        return batch.mean, batch.variance, batch.count
+    total, count = sum_over_replicas([batch.count * batch.mean, batch.count])
+    shift = tf.math.divide_no_nan(total, count)
+    distance = (batch.shift - shift) + batch.offset
+    first, second = sum_over_replicas(
+        [batch.count * distance, batch.count * (batch.variance + tf.square(distance))]
+    )
+    offset = tf.math.divide_no_nan(first, count)
+    variance = tf.nn.relu(tf.math.divide_no_nan(second, count) - tf.square(offset))
+    return shift + offset, variance, count
 
 
 def batch_normalize(x, batch, gamma, beta, epsilon, axes, mask=None, synchronized=False):
@@ -100,12 +157,12 @@ def batch_normalize(x, batch, gamma, beta, epsilon, axes, mask=None, synchronize
     Args:
         x: floating point tensor ``[N, ..., C]``, the channels anywhere.
         batch: `Moments` of `x`.
-        gamma, beta: tensors ``[1, ..., C]``.
+        gamma, beta: tensors of the shape of ``batch.variance``.
         epsilon: float added to the variance.
         axes, mask, synchronized: as in `moments`.
 
     Returns:
-        A tensor of the shape and dtype of `x`. Derivatives of second order are right, too.
+        A tensor of the shape and dtype of `x`. Derivatives of second and third order are right, too.
 
     >>> x = tf.constant([[1.0], [3.0]])
     >>> y = batch_normalize(x, moments(x, [0]), tf.ones([1, 1]), tf.zeros([1, 1]), 0.0, [0])
@@ -115,28 +172,34 @@ def batch_normalize(x, batch, gamma, beta, epsilon, axes, mask=None, synchronize
     Source: Ioffe and Szegedy 2015, Algorithm 1 and the six gradients of section 3, with the chain
     through mean and variance contracted.
     """
-    inverse_stddev = tf.math.rsqrt(batch.variance + epsilon)
-    x_hat = batch.centred * inverse_stddev
 
     @tf.custom_gradient
-    def scale_and_shift(x, gamma, beta):
-        del x  # It enters by way of x_hat; as an argument it is what the gradient is asked for.
-
+    def scaled_and_shifted(x, gamma, beta):
         def gradient(dy):
-            dbeta = channel_sum(dy, axes)
-            dgamma = channel_sum(dy * x_hat, axes)
-            # Every replica's outputs depend on this replica's x through the shared moments,
-            # whereas gamma and beta are each replica's own: the strategy adds their gradients.
-            through_moments = sum_over_replicas(dbeta, synchronized)
-            through_moments += x_hat * sum_over_replicas(dgamma, synchronized)
-            through_moments = tf.math.divide_no_nan(through_moments, batch.count)
-            if mask is not None:
-                through_moments = tf.where(mask, through_moments, tf.zeros_like(dy))
-            return gamma * inverse_stddev * (dy - through_moments), dgamma, dbeta
+            def in_one_kernel():
+                return kernels.gradient(dy, batch.shifted, batch.offset, batch.variance, gamma, epsilon)
 
-        return gamma * x_hat + beta, gradient
+            def closed_form():
+                inverse_stddev = tf.math.rsqrt(batch.variance + epsilon)
+                x_hat = (batch.shifted - batch.offset) * inverse_stddev
+                dbeta = kernels.channel_sum(dy, axes)
+                dgamma = kernels.channel_sum(dy * x_hat, axes)
+                # Every replica's outputs depend on this replica's x through the shared moments,
+                # whereas gamma and beta are each replica's own: the strategy adds their gradients.
+                sums = sum_over_replicas([dbeta, dgamma], synchronized)
+                through_moments = tf.math.divide_no_nan(sums[0] + x_hat * sums[1], batch.count)
+                if mask is not None:
+                    through_moments = tf.where(mask, through_moments, tf.zeros_like(dy))
+                return gamma * inverse_stddev * (dy - through_moments), dgamma, dbeta
 
-    return scale_and_shift(x, gamma, beta)
+            if mask is not None or synchronized:
+                return closed_form()
+            return kernels.choose(x, axes, in_one_kernel, closed_form, least=2**18)
+
+        # `x` enters by way of `batch`; as an argument it is what the gradient is asked for.
+        return normalize(batch.shifted, batch.offset, batch.variance, gamma, beta, epsilon), gradient
+
+    return scaled_and_shifted(x, gamma, beta)
 
 
 def normalize(x, mean, variance, gamma, beta, epsilon):
@@ -145,7 +208,8 @@ def normalize(x, mean, variance, gamma, beta, epsilon):
         scale = gamma / sqrt(variance + epsilon)
         y     = x * scale + (beta - mean * scale)
 
-    In this form converters fold the layer into its neighbour.
+    In this form converters fold the layer into its neighbour. Images in float32, ``[N, H, W, C]``, take
+    the same formula as ``(x - mean) * scale + beta`` in one pass outside XLA.
 
     Args:
         x: floating point tensor ``[N, ..., C]``, the channels anywhere.
@@ -161,23 +225,76 @@ def normalize(x, mean, variance, gamma, beta, epsilon):
 
     Source: Ioffe and Szegedy 2015, Algorithm 2, line 11.
     """
+    if kernels.images(x, mean):
+        return kernels.scale_and_shift(x, mean, variance, gamma, beta, epsilon)
     scale = gamma * tf.math.rsqrt(variance + epsilon)
     return x * scale + (beta - mean * scale)
 
 
 def moving_average(average, value, momentum):
-    """One step of an exponential moving average, `momentum` being the share that is kept.
+    """One step of a moving average, `momentum` being the share that is kept.
 
         average = average * momentum + value * (1 - momentum)
 
-    PyTorch calls the other share, ``1 - momentum``, momentum.
+    PyTorch calls the other share, ``1 - momentum``, momentum. With the momentum of
+    `cumulative_momentum` it is the mean of all values.
 
-    >>> moving_average(10.0, 20.0, momentum=0.75)
+    >>> float(moving_average(tf.constant(10.0), 20.0, momentum=0.75))
     12.5
 
     Source: Ioffe and Szegedy 2015, section 3.1.
     """
-    return average * momentum + value * (1.0 - momentum)
+    # Rounded first, the two shares sum to exactly one; else a float32 average is off by 1e-5 at 0.999.
+    momentum = tf.convert_to_tensor(momentum, average.dtype)
+    return average * momentum + value * (1 - momentum)
+
+
+def cumulative_momentum(seen, count):
+    """The share of an average over `seen` values that is kept when `count` values join it.
+
+        momentum = seen / (seen + count)
+
+    >>> average = moving_average(tf.constant(2.0), 5.0, cumulative_momentum(tf.constant(6.0), 3.0))
+    >>> float(average)
+    3.0
+
+    Source: the mean of the batches' statistics of Ioffe and Szegedy 2015, Algorithm 2, line 10, weighted
+    by batch size and taken step by step.
+    """
+    return tf.math.divide_no_nan(seen, seen + count)
+
+
+def debiased(average, momentum, updates):
+    """A moving average that started from zero, free of that start.
+
+        average / (1 - momentum**updates)
+
+    Where there was no update yet, `average` is returned as it is.
+
+    >>> average = moving_average(tf.constant(0.0), 3.0, momentum=0.99)
+    >>> round(float(debiased(average, momentum=0.99, updates=tf.constant(1.0))), 5)
+    3.0
+
+    Source: Kingma and Ba 2015, "Adam", section 3.
+    """
+    momentum = tf.convert_to_tensor(momentum, average.dtype)
+    weight = -tf.math.expm1(updates * tf.math.log(momentum))  # 1 - momentum**updates, to its last digit
+    return tf.where(updates > 0, tf.math.divide_no_nan(average, weight), average)
+
+
+def unbiased(variance, count):
+    """The variance of the population from which a batch was drawn, by Bessel's correction.
+
+        variance * count / (count - 1)
+
+    A single value says nothing of it: the result is then 0, as is its biased variance.
+
+    >>> float(unbiased(tf.constant(1.0), tf.constant(2.0)))
+    2.0
+
+    Source: Ioffe and Szegedy 2015, Algorithm 2, line 10.
+    """
+    return variance * count / tf.maximum(count - 1, 1)
 
 
 def renorm_corrections(mean, stddev, renorm_mean, renorm_stddev, clipping):
@@ -209,3 +326,40 @@ def renorm_corrections(mean, stddev, renorm_mean, renorm_stddev, clipping):
     )
     d = tf.clip_by_value((mean - renorm_mean) / renorm_stddev, -dmax, dmax)
     return tf.stop_gradient(r), tf.stop_gradient(d)
+
+
+def ghost_batches(x, size):
+    """Cut a batch into ghost batches: ``[N, ...] -> [ceil(N / size), size, ...]``, filled up with zeros.
+
+    >>> ghost_batches(tf.constant([1, 2, 3]), 2).numpy().tolist()
+    [[1, 2], [3, 0]]
+
+    Source: Hoffer, Hubara and Soudry 2017, "Train longer, generalize better", Algorithm 1.
+    """
+    shape = tf.shape(x)
+    filled = tf.pad(x, [[0, -shape[0] % size]] + [[0, 0]] * (x.shape.rank - 1))
+    ghosts = tf.reshape(filled, tf.concat([[-1, size], shape[1:]], 0))
+    return tf.ensure_shape(ghosts, [None, size, *x.shape[1:]])
+
+
+def average_over_ghosts(mean, variance, count):
+    """Mean and variance over the ghost batches of all replicas, weighted by count.
+
+        sum(count * mean) / sum(count), and so the variance, the sums over the first axis
+
+    Args:
+        mean, variance: tensors ``[G, 1, ..., C]``, one row a ghost batch.
+        count: tensor that broadcasts to them.
+
+    Returns:
+        Tensors `mean`, `variance` and `count`, ``[1, ..., C]``.
+
+    >>> mean, variance = tf.constant([[1.0], [4.0]]), tf.constant([[2.0], [2.0]])
+    >>> averages = average_over_ghosts(mean, variance, count=tf.constant([[2.0], [1.0]]))
+    >>> [average.numpy().tolist() for average in averages]
+    [[2.0], [2.0], [3.0]]
+    """
+    count += tf.zeros_like(mean)
+    sums = [tf.reduce_sum(count * value, axis=0) for value in (mean, variance, tf.ones_like(mean))]
+    mean, variance, count = sum_over_replicas(sums)
+    return tf.math.divide_no_nan(mean, count), tf.math.divide_no_nan(variance, count), count

@@ -5,12 +5,15 @@ The formulas are in `tfbn.functional`; this file keeps the state around them.
 
 from __future__ import annotations
 
-import numbers
+import sys
+import warnings
 
 import keras
 import tensorflow as tf
 
-from tfbn import functional
+from tfbn import arguments, functional, kernels
+
+SINGLE_VALUE = ("normalize", "warn", "moving", "raise")
 
 
 @keras.saving.register_keras_serializable(package="tfbn")
@@ -30,12 +33,20 @@ class BatchNormalization(keras.layers.Layer):
 
     Arguments, names, defaults and weights (in order: gamma, beta, moving_mean, moving_variance) are
     those of `keras.layers.BatchNormalization`, so that the layer drops in and ``set_weights`` carries
-    the weights of a trained one over.
+    the weights of a trained one over. What goes beyond it comes after `synchronized`.
+
+    A batch that says nothing of a channel (no value in it, or a NaN or an infinity) leaves that
+    channel's averages as they were. Under a `tf.distribute` strategy all replicas keep the same
+    averages: those of their batches put together.
 
     Args:
-        axis: int, the axis of the channels. Default -1, the last; 1 for channels-first images.
+        axis: int, the axis of the channels, or a list of several, all others being reduced. Default
+            -1, the last; 1 for channels-first images.
         momentum: float in [0, 1], the share of the moving averages that an update keeps. Default
-            0.99: an average over about the last hundred batches.
+            0.99: an average over about the last hundred batches. None: the mean over all batches so
+            far, weighted by their number of values, as Algorithm 2 takes it:
+            ``moving_mean = sum(count * mean) / sum(count)``, and so the variance. Adds the weight
+            `count`, the values seen.
         epsilon: float > 0, added to the variance. Default 1e-3.
         center: bool, whether there is a `beta`. Default True.
         scale: bool, whether there is a `gamma`. Default True; the next layer's kernel can take its
@@ -53,22 +64,49 @@ class BatchNormalization(keras.layers.Layer):
         renorm_momentum: float in [0, 1], the momentum of renorm_mean and renorm_stddev. Default 0.99.
         synchronized: bool, whether the moments are taken over all replicas of a `tf.distribute`
             strategy. Default False: each replica's own.
+        unbiased: bool, whether `moving_variance` averages ``variance * count / (count - 1)`` (Bessel's
+            correction), as Algorithm 2 and PyTorch do. Default False, as Keras.
+        debias: bool, whether inference frees the moving averages of their initial values, as Adam
+            does: they start from zero and are read as ``average / (1 - momentum**updates)``. The
+            stored weights stay plain averages. Adds the weight `count`, the updates. Default False:
+            after 100 updates at 0.99 the initial value still makes up 37 %.
+        virtual_batch_size: int, the examples of a ghost batch: in training each is normalised by its
+            own moments, the last one holding what remains. The averages move once a batch, towards
+            the means of the ghost batches' moments, weighted by count (Hoffer et al. 2017; they take
+            an update for each). Default None: the whole batch.
+        test_local_stats: bool, whether inference, too, normalises by the moments of the batch, and the
+            averages are only kept, as in Haiku and Sonnet. Default False.
+        single_value: what to do with a batch of one value a channel, whose variance is 0 and whose
+            output is `beta`, whatever the input. "normalize" (default): that, silently, as Keras.
+            "warn": the same, with a warning. "moving": normalise by the moving averages and leave
+            them as they are. "raise": an error. "warn" and "raise" need to know the size: under XLA
+            they act only where it is known when the function is traced.
         **kwargs: `name`, `dtype`, `trainable` and the like, as for any Keras layer.
 
     Call arguments:
         inputs: tensor ``[N, ..., C]``, the channels at `axis`. float16 and bfloat16 are computed, and
             their statistics kept, in float32.
-        training: bool or None. Default None, which Keras resolves to that of the calling model.
-        mask: boolean tensor with the shape of `inputs` less the last axis; where it is false, values
-            do not count in the moments. Default None, or what a `Masking` layer before it gave.
+        training: bool, boolean tensor or None. Default None, which Keras resolves to that of the
+            calling model.
+        mask: boolean tensor; where it is false, values do not count in the moments. Its axes are the
+            first ones of `inputs`, each of the same length or 1; those left out are filled up. So
+            ``[N, T]`` masks the steps of ``[N, T, C]``. Default None, or what a `Masking` layer before
+            it gave.
 
     Shapes:
-        ``[N, ..., C] -> [N, ..., C]``; all weights are ``[C]``.
+        ``[N, ..., C] -> [N, ..., C]``; all weights are ``[C]``, or have the lengths of several axes in
+        their order in `inputs`.
 
     Raises:
-        ValueError: an argument is outside its range; the input has no axis `axis`, or its length
-            there is unknown; the mask has the wrong rank.
+        ValueError: an argument is outside its range, or does not go with another; the input has no
+            axis `axis`, or its length there is unknown; the mask does not fit.
         TypeError: an argument is of the wrong type.
+
+    With gradient accumulation (an optimizer's ``gradient_accumulation_steps=k``) the averages move with
+    every batch, k times a step: ``momentum ** (1 / k)`` keeps as much a step as `momentum` did. With
+    averaged weights (``use_ema=True``) the averages still are those of the weights that moved: call
+    `reset_statistics` once the weights are final, then the model with ``training=True`` on batches of
+    training data; with ``momentum=None`` or ``debias=True`` a few are enough.
 
     >>> layer = BatchNormalization(momentum=0.5)
     >>> x = tf.constant([[1.0], [3.0]])
@@ -80,7 +118,9 @@ class BatchNormalization(keras.layers.Layer):
     [0.0, 1.999]
 
     Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, Algorithms 1 and 2; for renorm
-    Ioffe 2017, https://arxiv.org/abs/1702.03275, Algorithm 1.
+    Ioffe 2017, https://arxiv.org/abs/1702.03275, Algorithm 1; for debias Kingma and Ba 2015,
+    https://arxiv.org/abs/1412.6980, section 3; for virtual_batch_size Hoffer, Hubara and Soudry 2017,
+    https://arxiv.org/abs/1705.08741, Algorithm 1.
     """
 
     def __init__(
@@ -102,13 +142,19 @@ class BatchNormalization(keras.layers.Layer):
         renorm_clipping=None,
         renorm_momentum=0.99,
         synchronized=False,
+        *,
+        unbiased=False,
+        debias=False,
+        virtual_batch_size=None,
+        test_local_stats=False,
+        single_value="normalize",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.axis = _integer("axis", axis)
-        self.momentum = _fraction("momentum", momentum)
-        self.epsilon = _positive("epsilon", epsilon)
+        self.axis = arguments.axes("axis", axis)
+        self.momentum = None if momentum is None else arguments.momentum("momentum", momentum)
+        self.epsilon = arguments.positive("epsilon", epsilon)
         self.center = center
         self.scale = scale
         self.beta_initializer = keras.initializers.get(beta_initializer)
@@ -120,10 +166,48 @@ class BatchNormalization(keras.layers.Layer):
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
         self.renorm = renorm
-        self.renorm_clipping = _renorm_clipping(renorm, renorm_clipping)
-        self.renorm_momentum = _fraction("renorm_momentum", renorm_momentum)
+        self.renorm_clipping = arguments.renorm_clipping(renorm, renorm_clipping)
+        self.renorm_momentum = arguments.momentum("renorm_momentum", renorm_momentum)
         self.synchronized = synchronized
+        self.unbiased = arguments.flag("unbiased", unbiased)
+        self.debias = arguments.flag("debias", debias)
+        if virtual_batch_size is not None:
+            arguments.positive_integer("virtual_batch_size", virtual_batch_size)
+        self.virtual_batch_size = virtual_batch_size
+        self.test_local_stats = arguments.flag("test_local_stats", test_local_stats)
+        self.single_value = arguments.choice("single_value", single_value, SINGLE_VALUE)
+        self._refuse_contradictions()
         self.gamma = self.beta = self.moving_mean = self.moving_variance = None
+
+    def _refuse_contradictions(self):
+        own_averages = (
+            "renorm keeps averages of its own, of the standard deviation, to which it does not apply"
+        )
+        contradictions = [
+            ("renorm=True", "momentum=None", own_averages),
+            ("renorm=True", "unbiased=True", own_averages),
+            ("renorm=True", "debias=True", own_averages),
+            ("renorm=True", "virtual_batch_size", "renorm corrects one batch by the averages, not several"),
+            ("renorm=True", "test_local_stats=True", "renorm is for inference by the averages"),
+            ("renorm=True", "single_value='moving'", "renorm normalises by its averages already"),
+            ("debias=True", "momentum=None", "a mean over all batches holds nothing of its initial value"),
+            ("debias=True", "momentum=1", "averages that never move have no updates to correct by"),
+            ("virtual_batch_size", "synchronized=True", "one parts a replica's batch, one joins them all"),
+        ]
+        given = {
+            "renorm=True": self.renorm,
+            "momentum=None": self.momentum is None,
+            "momentum=1": self.momentum == 1,
+            "unbiased=True": self.unbiased,
+            "debias=True": self.debias,
+            "virtual_batch_size": self.virtual_batch_size is not None,
+            "test_local_stats=True": self.test_local_stats,
+            "single_value='moving'": self.single_value == "moving",
+            "synchronized=True": self.synchronized,
+        }
+        for one, other, reason in contradictions:
+            if given[one] and given[other]:
+                raise ValueError(f"`{one}` does not go with `{other}`: {reason}. Leave one out.")
 
     def build(self, input_shape):
         channels = self._channels(input_shape)
@@ -132,7 +216,7 @@ class BatchNormalization(keras.layers.Layer):
 
         def add(name, initializer, **options):
             return self.add_weight(
-                shape=(channels,),
+                shape=tuple(channels.values()),
                 name=name,
                 initializer=initializer,
                 dtype=dtype,
@@ -154,87 +238,214 @@ class BatchNormalization(keras.layers.Layer):
                 regularizer=self.beta_regularizer,
                 constraint=self.beta_constraint,
             )
+        for name, initializer in self._initial_statistics().items():
+            setattr(self, name, add(name, initializer, trainable=False))
+        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes=channels)
+
+    def _initial_statistics(self):
+        """The initializer of each statistic that the layer keeps."""
         mean, variance = self.moving_mean_initializer, self.moving_variance_initializer
-        self.moving_mean = add("moving_mean", mean, trainable=False)
-        self.moving_variance = add("moving_variance", variance, trainable=False)
+
+        def stddev(shape, dtype=None):
+            return tf.sqrt(variance(shape, dtype=dtype))
+
+        statistics = {"moving_mean": mean, "moving_variance": variance}
         if self.renorm:
+            statistics |= {"moving_stddev": stddev, "renorm_mean": mean, "renorm_stddev": stddev}
+        if self.momentum is None or self.debias:
+            statistics |= {"count": keras.initializers.Zeros()}
+        return statistics
 
-            def stddev(shape, dtype=None):
-                return tf.sqrt(variance(shape, dtype=dtype))
+    def reset_statistics(self):
+        """Put the moving averages back to their initial values, for statistics of new data or weights.
 
-            self.moving_stddev = add("moving_stddev", stddev, trainable=False)
-            self.renorm_mean = add("renorm_mean", mean, trainable=False)
-            self.renorm_stddev = add("renorm_stddev", stddev, trainable=False)
-        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
+        >>> layer = BatchNormalization(momentum=None)
+        >>> _ = layer(tf.constant([[1.0], [5.0]]), training=True)
+        >>> layer.reset_statistics()
+        >>> _ = layer(tf.constant([[1.0], [3.0]]), training=True)
+        >>> float(layer.moving_mean[0])
+        2.0
+        """
+        for name, initializer in self._initial_statistics().items():
+            weight = getattr(self, name)
+            weight.assign(initializer(weight.shape, dtype=weight.dtype))
 
     def call(self, inputs, training=None, mask=None):
         x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        gamma = self._broadcast(self.gamma if self.scale else tf.ones_like(self.moving_mean), x)
-        beta = self._broadcast(self.beta if self.center else tf.zeros_like(self.moving_mean), x)
-        if not (training and self.trainable):
-            mean = self._broadcast(self.moving_mean, x)
-            variance = self._broadcast(self.moving_variance, x)
-            y = functional.normalize(x, mean, variance, gamma, beta, self.epsilon)
-            return tf.cast(y, self.compute_dtype)
-
-        axes = [axis for axis in range(x.shape.rank) if axis != self.axis % x.shape.rank]
-        where = dict(axes=axes, mask=_broadcast_mask(mask, x), synchronized=self.synchronized)
-        batch = functional.moments(x, **where)
-        if self.renorm:
-            r, d = self._update_renorm(batch, x)
-            gamma, beta = gamma * r, gamma * d + beta
+        if tf.is_tensor(training) and not tf.executing_eagerly():
+            training = tf.logical_and(tf.cast(training, "bool"), self.trainable)
+            y = tf.cond(training, lambda: self._train(x, mask), lambda: self._infer(x, mask))
         else:
-            self._update(self.moving_mean, batch.mean, self.momentum, batch.count)
-            self._update(self.moving_variance, batch.variance, self.momentum, batch.count)
-        y = functional.batch_normalize(x, batch, gamma, beta, self.epsilon, **where)
+            y = self._train(x, mask) if training and self.trainable else self._infer(x, mask)
         return tf.cast(y, self.compute_dtype)
 
-    def _update_renorm(self, batch, x):
-        """Move the averages towards `batch`; return its corrections by the averages before."""
-        stddev = tf.sqrt(batch.variance + self.epsilon)
-        r, d = functional.renorm_corrections(
+    def _infer(self, x, mask):
+        if self.test_local_stats:
+            return self._by_batch(x, _broadcast_mask(mask, x), update=False)
+        return functional.normalize(x, *self._averages(x), *self._gamma_and_beta(x), self.epsilon)
+
+    def _train(self, x, mask):
+        mask, size = _broadcast_mask(mask, x), self.virtual_batch_size
+        if size is None:
+            return self._by_batch(x, mask, update=True)
+        if mask is None and (x.shape[0] is None or x.shape[0] % size):
+            mask = tf.ones(tf.shape(x), "bool")  # False where the last ghost batch is filled up
+        if mask is not None:
+            mask = functional.ghost_batches(mask, size)
+        y = self._by_batch(functional.ghost_batches(x, size), mask, update=True)
+        return tf.reshape(y, tf.concat([[-1], tf.shape(x)[1:]], 0))[: tf.shape(x)[0]]
+
+    def _by_batch(self, x, mask, update):
+        """Normalise by the moments of the batch, or of each ghost batch; `update` moves the averages."""
+        ghosts = x.shape.rank - self.input_spec.ndim  # axes put in front: 0 or 1
+        axes = [a for a in range(ghosts, x.shape.rank) if a - ghosts not in self.input_spec.axes]
+        batch = functional.moments(x, axes, mask, self.synchronized)
+        gamma, beta = self._gamma_and_beta(x)
+        if ghosts:
+            gamma, beta = (weight + tf.zeros_like(batch.variance) for weight in (gamma, beta))
+        if self.single_value != "normalize":
+            batch, mask = self._single_value(batch, x, axes, mask)
+        if self.renorm:
+            r, d = self._renorm_corrections(batch, x)
+            gamma, beta = gamma * r, gamma * d + beta
+        if update:
+            self._update(batch)
+        return functional.batch_normalize(
+            x, batch, gamma, beta, self.epsilon, axes, mask, self.synchronized
+        )
+
+    def _single_value(self, batch, x, axes, mask):
+        """Warn of channels with one value, raise, or put the moving averages in place of their moments."""
+        if self.single_value == "moving":
+            several = batch.count > 1
+            mean, variance = self._averages(x)
+            batch = batch._replace(
+                offset=tf.where(several, batch.offset, mean - batch.shift),
+                variance=tf.where(several, batch.variance, variance),
+                count=tf.where(several, batch.count, 0),
+            )
+            # Averages are constants to the gradient, as the moments are to a masked value.
+            return batch, several if mask is None else tf.logical_and(mask, several)
+        message = (
+            f"{self.name}: one value a channel, so the variance is 0 and the output beta, whatever the "
+            "input. Use a larger batch, drop the remainder of the data, or set single_value='moving'."
+        )
+        count = tf.get_static_value(batch.count)
+        if count is None and not kernels.under_xla():
+            single = tf.reduce_any(tf.equal(batch.count, 1))
+            if self.single_value == "raise":
+                tf.debugging.assert_equal(single, False, message)
+            else:
+                tf.cond(single, lambda: tf.print(message, output_stream=sys.stderr), tf.no_op)
+        elif count is not None and (count == 1).any():
+            if self.single_value == "raise":
+                raise ValueError(message)
+            warnings.warn(message, stacklevel=2)
+        return batch, mask
+
+    def _renorm_corrections(self, batch, x):
+        return functional.renorm_corrections(
             batch.mean,
-            stddev,
+            tf.sqrt(batch.variance + self.epsilon),
             self._broadcast(self.renorm_mean, x),
             # Early in training, or for a constant channel, the average could be near zero.
             tf.maximum(self._broadcast(self.renorm_stddev, x), self.epsilon**0.5),
             self.renorm_clipping,
         )
-        self._update(self.renorm_mean, batch.mean, self.renorm_momentum, batch.count)
-        self._update(self.renorm_stddev, stddev, self.renorm_momentum, batch.count)
-        self._update(self.moving_mean, batch.mean, self.momentum, batch.count)
-        self._update(self.moving_stddev, stddev, self.momentum, batch.count)
-        # `stddev` includes epsilon, and inference adds it again. It is an average already: no momentum.
-        variance = tf.nn.relu(tf.square(self._broadcast(self.moving_stddev, x)) - self.epsilon)
-        self._update(self.moving_variance, variance, 0.0, batch.count)
-        return r, d
 
-    def _update(self, average, value, momentum, count):
-        """Move `average` towards `value`, but not towards that of a channel without a single value."""
-        moved = functional.moving_average(self._broadcast(average, value), value, momentum)
-        moved = tf.where(count > 0, moved, self._broadcast(average, value))
-        average.assign(tf.cast(tf.reshape(moved, average.shape), average.dtype))
+    def _update(self, batch):
+        """Move the averages towards the moments of the batch, where it says something of a channel."""
+        mean, variance, count = (tf.cast(value, self.moving_mean.dtype) for value in self._pooled(batch))
+        usable = (count > 0) & tf.math.is_finite(mean + variance)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = functional.cumulative_momentum(self.count.value, count)
+
+        def assign(weight, value):
+            weight.assign(tf.where(usable, value, weight.value))
+
+        def move(weight, value, momentum):
+            average = weight.value
+            if self.debias:
+                average = tf.where(self.count > 0, average, 0)
+            assign(weight, functional.moving_average(average, value, momentum))
+
+        move(self.moving_mean, mean, momentum)
+        if self.renorm:
+            stddev = tf.sqrt(variance + self.epsilon)
+            move(self.renorm_mean, mean, self.renorm_momentum)
+            move(self.renorm_stddev, stddev, self.renorm_momentum)
+            move(self.moving_stddev, stddev, momentum)
+            # It includes epsilon, and inference adds it again.
+            assign(self.moving_variance, tf.nn.relu(tf.square(self.moving_stddev) - self.epsilon))
+        else:
+            move(self.moving_variance, variance, momentum)
+        if self.momentum is None:
+            assign(self.count, self.count + count)
+        elif self.debias:
+            assign(self.count, self.count + 1)
+
+    def _pooled(self, batch):
+        """Mean, variance and count of the whole batch on all replicas, in the shape of the weights."""
+        bessel = functional.unbiased if self.unbiased else lambda variance, count: variance
+        if batch.variance.shape.rank > self.input_spec.ndim:
+            variance = bessel(batch.variance, batch.count)
+            pooled = functional.average_over_ghosts(batch.mean, variance, batch.count)
+        elif self.synchronized:
+            pooled = batch.mean, bessel(batch.variance, batch.count), batch.count
+        else:
+            mean, variance, count = functional.pool_over_replicas(batch)
+            pooled = mean, bessel(variance, count), count
+        # The count is one number for all channels where there is no mask.
+        return [v if v.shape.rank == 0 else tf.reshape(v, self.moving_mean.shape) for v in pooled]
+
+    def _averages(self, x):
+        """The mean and variance that inference uses."""
+        averages = [self._broadcast(weight, x) for weight in (self.moving_mean, self.moving_variance)]
+        if self.debias:
+            updates = self._broadcast(self.count, x)
+            averages = [functional.debiased(average, self.momentum, updates) for average in averages]
+        return averages
+
+    def _gamma_and_beta(self, x):
+        gamma = self.gamma if self.scale else tf.ones_like(self.moving_mean)
+        beta = self.beta if self.center else tf.zeros_like(self.moving_mean)
+        return self._broadcast(gamma, x), self._broadcast(beta, x)
 
     def _broadcast(self, weight, x):
-        """``[C] -> [1, ..., C, ..., 1]``, in the dtype of `x`."""
+        """``[C] -> [1, ..., C, ..., 1]``, in the rank and dtype of `x`."""
         shape = [1] * x.shape.rank
-        shape[self.axis] = -1
+        for axis, length in self.input_spec.axes.items():
+            shape[axis - self.input_spec.ndim] = length
         return tf.reshape(tf.cast(weight, x.dtype), shape)
 
     def _channels(self, input_shape):
+        """The axes of the channels, from the first on, and their lengths."""
         rank = len(input_shape)
-        if not -rank <= self.axis < rank:
+        axes = self.axis if isinstance(self.axis, list) else [self.axis]
+        for axis in axes:
+            if not -rank <= axis < rank:
+                raise ValueError(
+                    f"`axis` must be within [{-rank}, {rank - 1}] for an input of shape "
+                    f"{tuple(input_shape)}. Received: axis={self.axis}. Name the axis of the channels."
+                )
+            if input_shape[axis] is None:
+                raise ValueError(
+                    f"The length of `axis` {axis}, the channels, must be known, but the input has "
+                    f"the shape {tuple(input_shape)}. Give the Input its full shape there, or another "
+                    "`axis`."
+                )
+        channels = {axis: input_shape[axis] for axis in sorted(axis % rank for axis in axes)}
+        if len(channels) < len(axes):
             raise ValueError(
-                f"`axis` must be within [{-rank}, {rank - 1}] for an input of shape "
-                f"{tuple(input_shape)}. Received: axis={self.axis}. Name the axis of the channels."
+                f"`axis` must name different axes. Received: axis={self.axis} for an input of rank {rank}."
             )
-        if input_shape[self.axis] is None:
+        if 0 in channels and self.virtual_batch_size is not None:
             raise ValueError(
-                f"The length of `axis` {self.axis}, the channels, must be known, but the input has "
-                f"the shape {tuple(input_shape)}. Give the Input its full shape there, or another "
-                "`axis`."
+                "`virtual_batch_size` parts the first axis, which therefore cannot be one of the "
+                f"channels. Received: axis={self.axis} for an input of rank {rank}."
             )
-        return input_shape[self.axis]
+        return channels
 
     def compute_output_shape(self, input_shape):
         self._channels(input_shape)
@@ -260,70 +471,27 @@ class BatchNormalization(keras.layers.Layer):
             "renorm_clipping": self.renorm_clipping,
             "renorm_momentum": self.renorm_momentum,
             "synchronized": self.synchronized,
+            "unbiased": self.unbiased,
+            "debias": self.debias,
+            "virtual_batch_size": self.virtual_batch_size,
+            "test_local_stats": self.test_local_stats,
+            "single_value": self.single_value,
         }
 
 
 def _broadcast_mask(mask, x):
-    """A mask ``[N, ...]`` as booleans ``[N, ..., 1]``, or None."""
+    """A mask of the first axes of `x` as booleans of the shape of `x`, or None."""
     if mask is None:
         return None
-    mask = tf.convert_to_tensor(mask)
-    if mask.shape.rank != x.shape.rank - 1:
+    mask = tf.cast(tf.convert_to_tensor(mask), "bool")
+    rank = mask.shape.rank
+    if rank > x.shape.rank or not all(
+        length in (1, None) or wanted in (length, None)
+        for length, wanted in zip(mask.shape, x.shape[:rank], strict=True)
+    ):
         raise ValueError(
-            f"`mask` must have one dimension less than the inputs, which have the shape {x.shape}. "
-            f"Received: mask.shape={mask.shape}. Leave the last axis out."
+            f"`mask` must have the first axes of the inputs, each of the same length or 1. Received: "
+            f"mask.shape={mask.shape} for inputs of the shape {x.shape}."
         )
-    return tf.broadcast_to(tf.cast(mask, "bool")[..., None], tf.shape(x))
-
-
-def _integer(name, value):
-    # A bool passes for an int in Python; as an axis it is a mistake.
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}.")
-    return int(value)
-
-
-def _number(name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
-    return float(value)
-
-
-def _fraction(name, value):
-    if not 0 <= _number(name, value) <= 1:
-        raise ValueError(
-            f"`{name}` must be within [0, 1]: the share of the average that an update keeps. "
-            f"Received: {name}={value!r}. (PyTorch's momentum m is 1 - m here.)"
-        )
-    return float(value)
-
-
-def _positive(name, value):
-    if not 0 < _number(name, value) < float("inf"):
-        raise ValueError(
-            f"`{name}` must be a positive, finite number. Received: {name}={value!r}. The default is 0.001."
-        )
-    return float(value)
-
-
-def _renorm_clipping(renorm, clipping):
-    """The bounds given, checked; `clipping` as it came if there is no renorm to clip."""
-    if not renorm:
-        return clipping
-    clipping = {name: bound for name, bound in (clipping or {}).items() if bound is not None}
-    allowed = ["rmax", "rmin", "dmax"]
-    if set(clipping) - set(allowed):
-        raise ValueError(
-            "Received invalid keys for `renorm_clipping`: "
-            f"{sorted(set(clipping) - set(allowed))}. Allowed: {allowed}."
-        )
-    rmin, rmax = clipping.get("rmin", 0.0), clipping.get("rmax", float("inf"))
-    if rmax < rmin:
-        raise ValueError(
-            f"rmax should be at least rmin in `renorm_clipping`. Received: rmax={rmax}, rmin={rmin}."
-        )
-    if clipping.get("dmax", 0.0) < 0:
-        raise ValueError(
-            f"dmax should be non-negative in `renorm_clipping`. Received: dmax={clipping['dmax']}."
-        )
-    return clipping
+    mask = tf.reshape(mask, tf.concat([tf.shape(mask), [1] * (x.shape.rank - rank)], 0))
+    return tf.broadcast_to(mask, tf.shape(x))

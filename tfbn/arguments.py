@@ -1,0 +1,88 @@
+"""Checks of a layer's arguments: each gives the value back, or says what came and what is allowed."""
+
+from __future__ import annotations
+
+import numbers
+
+
+def integer(name, value):
+    # A bool passes for an int in Python; as an axis it is a mistake.
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}.")
+    return int(value)
+
+
+def axes(name, value):
+    """An int, or a list of different ints."""
+    if not isinstance(value, (list, tuple)):
+        return integer(name, value)
+    value = [integer(name, axis) for axis in value]
+    if not value or len(set(value)) < len(value):
+        raise ValueError(
+            f"`{name}` must be an integer or a list of different integers. Received: {name}={value}."
+        )
+    return value
+
+
+def number(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
+    return float(value)
+
+
+def momentum(name, value):
+    if not 0 <= number(name, value) <= 1:
+        raise ValueError(
+            f"`{name}` must be within [0, 1]: the share of the average that an update keeps. "
+            f"Received: {name}={value!r}. (PyTorch's momentum m is 1 - m here.)"
+        )
+    return float(value)
+
+
+def positive(name, value):
+    if not 0 < number(name, value) < float("inf"):
+        raise ValueError(
+            f"`{name}` must be a positive, finite number. Received: {name}={value!r}. The default is 0.001."
+        )
+    return float(value)
+
+
+def positive_integer(name, value):
+    if integer(name, value) < 1:
+        raise ValueError(f"`{name}` must be 1 or more. Received: {name}={value!r}.")
+    return int(value)
+
+
+def flag(name, value):
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}.")
+    return value
+
+
+def choice(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {list(allowed)}. Received: {name}={value!r}.")
+    return value
+
+
+def renorm_clipping(renorm, clipping):
+    """The bounds given; `clipping` as it came if there is no renorm to clip."""
+    if not renorm:
+        return clipping
+    clipping = {name: bound for name, bound in (clipping or {}).items() if bound is not None}
+    allowed = ["rmax", "rmin", "dmax"]
+    if set(clipping) - set(allowed):
+        raise ValueError(
+            "Received invalid keys for `renorm_clipping`: "
+            f"{sorted(set(clipping) - set(allowed))}. Allowed: {allowed}."
+        )
+    rmin, rmax = clipping.get("rmin", 0.0), clipping.get("rmax", float("inf"))
+    if rmax < rmin:
+        raise ValueError(
+            f"rmax should be at least rmin in `renorm_clipping`. Received: rmax={rmax}, rmin={rmin}."
+        )
+    if clipping.get("dmax", 0.0) < 0:
+        raise ValueError(
+            f"dmax should be non-negative in `renorm_clipping`. Received: dmax={clipping['dmax']}."
+        )
+    return clipping

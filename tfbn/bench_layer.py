@@ -1,0 +1,177 @@
+"""How long one batch normalization layer takes on this machine: ours beside Keras', PyTorch's and a copy.
+
+The time is that of a layer within a network: a call runs a stack of four, each on the output of the one
+before, and is divided by four. Under XLA it runs one, since XLA would fuse the stack, which it cannot where
+other layers stand between. Training is forward, backward and the update of the averages.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbn import bench
+from tfbn.layers import BatchNormalization
+
+LAYERS = {"graph": 4, "XLA": 1}  # a call
+ELEMENTS = 2**24  # a layer, in one timed run
+PAUSE = 0.02  # seconds
+SHAPES = [
+    ((32, 128), -1),
+    ((256, 1024), -1),
+    ((4096, 256), -1),
+    ((64, 100, 128), -1),
+    ((64, 32, 32, 32), -1),
+    ((32, 56, 56, 64), -1),
+    ((32, 7, 7, 512), -1),
+    ((32, 64, 28, 28), 1),
+]
+CASES = [
+    *itertools.product(SHAPES, ("training", "inference"), ("graph", "XLA"), ("float32",), (0.0,)),
+    *itertools.product(SHAPES, ("training",), ("graph",), ("float32",), (5.0,)),
+    *itertools.product(SHAPES[4:6], ("training",), ("graph", "XLA"), ("mixed_bfloat16",), (0.0,)),
+]
+
+
+def layer(repeats=7, cases=CASES, on_case=None):
+    """Time a layer in each case, its peers in turn in one process.
+
+    Args:
+        repeats: int, runs of each peer in each case. The first, which compiles, is not counted.
+            Default 7.
+        cases: list of ((shape, axis), "training" or "inference", "graph" or "XLA", dtype policy, mean
+            of the standard normal inputs). Default `CASES`.
+        on_case: function that is told each case. Default None.
+
+    Returns:
+        dict: `rows`, one a case with its settings, `milliseconds` of "tfbn", "keras", "torch" (eager,
+        beside graph and float32, where installed) and "copy" (of the input), medians for one layer, and
+        `ratio`, the same over tfbn's; and where they come from.
+
+    Raises:
+        ValueError: `repeats` is below 1.
+    """
+    rows = []
+    for (shape, axis), run, mode, dtype, mean in cases:
+        case = dict(shape=list(shape), axis=axis, run=run, mode=mode, dtype=dtype, mean=mean)
+        if on_case is not None:
+            on_case(_words(case))
+        calls = max(1, ELEMENTS // (LAYERS[mode] * int(np.prod(shape))))
+        calls = min(calls, 100)
+        times, _ = bench.alternate(_peers(**case, calls=calls), repeats, pause=PAUSE)
+        milliseconds = {
+            name: float(np.median(seconds)) / calls / LAYERS[mode] * 1e3 for name, seconds in times.items()
+        }
+        ratio = {name: value / milliseconds["tfbn"] for name, value in milliseconds.items()}
+        rows.append(case | {"milliseconds": milliseconds, "ratio": ratio})
+    return {"rows": rows, "repeats": repeats, **bench.provenance()}
+
+
+def table(result):
+    """The result of `layer` as text."""
+    lines = [
+        f"One layer, milliseconds, on {result['device']}: median of {result['repeats']} alternating runs",
+        f"{'':<43}{'tfbn':>7}{'Keras':>7}{'torch':>7}{'copy':>7}{'Keras/tfbn':>12}{'torch/tfbn':>12}",
+    ]
+    for row in result["rows"]:
+        cells = [
+            f"{row['milliseconds'][name]:>7.2f}" if name in row["milliseconds"] else f"{'':>7}"
+            for name in ("tfbn", "keras", "torch", "copy")
+        ]
+        cells += [
+            f"{row['ratio'][name]:>12.2f}" if name in row["ratio"] else "" for name in ("keras", "torch")
+        ]
+        lines.append(f"{_words(row):<43}{''.join(cells)}")
+    return "\n".join(lines)
+
+
+def _words(case):
+    shape = "x".join(map(str, case["shape"])) + (" first" if case["axis"] == 1 else "")
+    mean = f" mean {case['mean']:.0f}" if case["mean"] else ""
+    dtype = " bfloat16" if case["dtype"] == "mixed_bfloat16" else ""
+    return f"{shape:<18}{case['run']} {case['mode']}{mean}{dtype}"
+
+
+def _peers(shape, axis, run, mode, dtype, mean, calls):
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal(shape).astype("float32") for _ in range(2))
+    x += mean
+    compute_dtype = keras.dtype_policies.get(dtype).compute_dtype
+    tensors = [tf.cast(value, compute_dtype) for value in (x, dy)]
+
+    def stack_of(kind):
+        step = _step(kind, shape, axis, run, mode, dtype, mean)
+        return lambda: [step(*tensors) for _ in range(calls)][-1][0].numpy().ravel()[0]
+
+    peers = {"tfbn": stack_of(BatchNormalization), "keras": stack_of(keras.layers.BatchNormalization)}
+    if mode == "graph" and dtype == "float32" and bench.installed("torch"):
+        peers["torch"] = _torch(x, dy, axis, run, mean, calls)
+    copy = tf.function(lambda x: tf.raw_ops.DeepCopy(x=x), autograph=False)
+    peers["copy"] = lambda: [copy(tensors[0]) for _ in range(calls * LAYERS[mode])][-1].numpy().ravel()[0]
+    return peers
+
+
+def _step(kind, shape, axis, run, mode, dtype, mean):
+    """A compiled function of the input of the first layer and the gradient of the last."""
+    # Every layer sees what the first sees: its beta is the mean of the inputs.
+    layers = [
+        kind(axis=axis, dtype=dtype, beta_initializer=keras.initializers.Constant(mean))
+        for _ in range(LAYERS[mode])
+    ]
+    for each in layers:
+        each.build(shape)
+
+    def train(x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = x
+            for each in layers:
+                y = each(y, training=True)
+        return tape.gradient(y, [x, *(w for each in layers for w in each.trainable_variables)], dy)
+
+    def infer(x, dy):
+        for each in layers:
+            x = each(x, training=False)
+        return [x]
+
+    spec = tf.TensorSpec([None, *shape[1:]], layers[0].compute_dtype)
+    return tf.function(
+        train if run == "training" else infer,
+        input_signature=[spec, spec],
+        jit_compile=mode == "XLA",
+        autograph=False,
+    )
+
+
+def _torch(x, dy, axis, run, mean, calls):
+    """PyTorch's layer in its own layout, channels first."""
+    import torch
+    from torch import nn
+
+    def tensor(value):
+        return torch.from_numpy(np.ascontiguousarray(value if axis == 1 else np.moveaxis(value, -1, 1)))
+
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[dy.ndim]
+    x, dy = tensor(x).requires_grad_(run == "training"), tensor(dy)
+    stack = nn.Sequential(*(kind(dy.shape[1], eps=1e-3, momentum=0.01) for _ in range(LAYERS["graph"])))
+    for each in stack:
+        nn.init.constant_(each.bias, mean)
+
+    def train():
+        for _ in range(calls):
+            x.grad = None
+            stack.zero_grad()
+            stack(x).backward(dy)
+        return float(x.grad.ravel()[0])
+
+    def infer():
+        stack.eval()
+        with torch.inference_mode():
+            for _ in range(calls):
+                y = stack(x)
+        return float(y.ravel()[0])
+
+    return train if run == "training" else infer

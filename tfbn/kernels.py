@@ -1,0 +1,131 @@
+"""The passes over a tensor that batch normalization consists of, each in its fastest formulation.
+
+Its mathematics is in `tfbn.functional`. Here is why some of it does not use the obvious operation. On a
+CPU, TensorFlow spends its time on writing tensors, less on reading them: of a tensor of 25 MB, adding one
+to it takes 3 ms, summing it 0.4 ms. So a sum of products must not write the products, and scaling and
+shifting must be one pass. `tfbn bench layer` shows what it brings.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util  # There is no public way to ask for XLA.
+
+
+def under_xla():
+    """Whether what is being traced will be compiled by XLA, which fuses by itself."""
+    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+def choose(x, axes, fused, plain, least):
+    """Call `fused` where TensorFlow's own kernels apply to `x`, of `least` elements or more; else `plain`.
+
+    They apply on a CPU, outside XLA, to float32 with the channels last. (On a GPU the gradient expects
+    the inverse of the standard deviation in place of the variance.) Below `least` their overhead of
+    0.1 ms a call is not repaid; of a batch of unknown size it is
+    assumed that it has 32 examples or more and 2,000 or less, else the size decides when it runs.
+    """
+    if x.dtype != tf.float32 or not _channels_last(x, axes) or not _on_cpu() or under_xla():
+        return plain()
+    examples, example = x.shape[0], x.shape[1:].num_elements()
+    fewest, most = (32, 2000) if examples is None else (examples, examples)
+    if example is None or fewest * example < least <= most * example:
+        return tf.cond(tf.size(x) >= least, fused, plain)
+    return fused() if fewest * example >= least else plain()
+
+
+def images(x, mean):
+    """Whether `scale_and_shift` takes `x`: float32 images or volumes, one `mean` a channel, no XLA."""
+    one_a_channel = mean.shape.rank == x.shape.rank and mean.shape[:-1].num_elements() == 1
+    return x.dtype == tf.float32 and x.shape.rank in (4, 5) and one_a_channel and not under_xla()
+
+
+def channel_sum(x, axes):
+    """Sum of `x` over `axes`, which are kept with length one: ``[N, ..., C] -> [1, ..., C]``."""
+    few_rows = x.shape.rank == 2 and not under_xla()
+    if few_rows or not _channels_last(x, axes) or not _on_cpu():
+        # The innermost axes first, those after the channels: TensorFlow would else transpose.
+        inner = [a for a in axes if all(later in axes for later in range(a, x.shape.rank))]
+        if inner and len(inner) < len(axes):
+            x = tf.reduce_sum(x, axis=inner, keepdims=True)
+        return tf.reduce_sum(x, axis=axes, keepdims=True)
+    # XLA runs a sum over rows on one core, whereas it spreads blocks of rows. It would join two sums, so
+    # the second is a product. (A GPU would round the factors of a product to TensorFloat-32.)
+    blocks = _blocks(x, 8)
+    partial = tf.reduce_sum(tf.reshape(x, [blocks, -1, x.shape[-1]]), axis=1)
+    return tf.reshape(tf.ones([1, blocks], x.dtype) @ partial, _kept(x))
+
+
+def channel_sum_of_squares(x):
+    """Sum of `x**2` over all axes but the last, kept with length one, for what `choose` calls fused."""
+    # The gradient of a depthwise convolution by its filter of size 1 is a sum of products that writes
+    # none. It adds one after the other in float32; spread over 64 times the channels it stays exact.
+    blocks = _blocks(x, 64)
+    channels = blocks * x.shape[-1]
+    rows = tf.reshape(x, tf.stack([1, -1, 1, channels]))
+    partial = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+        input=rows,
+        out_backprop=rows,
+        filter_sizes=tf.stack([1, 1, channels, 1]),
+        strides=[1, 1, 1, 1],
+        padding="VALID",
+    )
+    return tf.reshape(tf.reduce_sum(tf.reshape(partial, [blocks, x.shape[-1]]), axis=0), _kept(x))
+
+
+def scale_and_shift(x, mean, variance, gamma, beta, epsilon):
+    """``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` in one pass, channels last."""
+    y = tf.raw_ops.FusedBatchNormV3(
+        x=tf.reshape(x, [-1, 1, 1, x.shape[-1]]) if x.shape.rank == 5 else x,
+        scale=tf.reshape(gamma, [-1]),
+        offset=tf.reshape(beta, [-1]),
+        mean=tf.reshape(mean, [-1]),
+        variance=tf.reshape(variance, [-1]),
+        epsilon=epsilon,
+        is_training=False,
+    ).y
+    return tf.reshape(y, tf.shape(x)) if x.shape.rank == 5 else y
+
+
+def gradient(dy, x, mean, variance, gamma, epsilon):
+    """dx, dgamma and dbeta of batch normalization in two passes, for what `choose` calls fused."""
+    rows = [-1, 1, 1, x.shape[-1]]
+    result = tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=tf.reshape(dy, rows),
+        x=tf.reshape(x, rows),
+        scale=tf.reshape(gamma, [-1]),
+        reserve_space_1=tf.reshape(mean, [-1]),
+        reserve_space_2=tf.reshape(variance, [-1]),
+        reserve_space_3=tf.zeros([0]),
+        epsilon=epsilon,
+        is_training=True,
+    )
+    return (
+        tf.reshape(result.x_backprop, tf.shape(x)),
+        tf.reshape(result.scale_backprop, _kept(x)),
+        tf.reshape(result.offset_backprop, _kept(x)),
+    )
+
+
+def _channels_last(x, axes):
+    return list(axes) == list(range(x.shape.rank - 1))
+
+
+def _on_cpu():
+    return not tf.config.list_logical_devices("GPU")
+
+
+def _kept(x):
+    return [1] * (x.shape.rank - 1) + [x.shape[-1]]
+
+
+def _blocks(x, most):
+    """Into how many equal blocks the rows of `x` are split: a power of two; few rows are not split."""
+    known = math.gcd(x.shape[1:-1].num_elements() or 1, most)
+    if known >= 8:
+        return known
+    rows = tf.size(x) // x.shape[-1]
+    power_of_two = tf.bitwise.bitwise_and(rows, -rows)
+    return tf.where(rows < 512, 1, tf.minimum(power_of_two, most))
