@@ -202,8 +202,10 @@ def test_takes_the_arguments_and_defaults_of_keras():
     theirs, ours = (
         inspect.signature(kind.__init__).parameters for kind in (KERAS, tfbn.BatchNormalization)
     )
-    assert list(ours) == list(theirs)
-    assert [p.default for p in ours.values()] == [p.default for p in theirs.values()]
+    own = [name for name, parameter in ours.items() if name not in theirs]
+    assert [name for name in ours if name not in own] == list(theirs)
+    assert all(ours[name].default == parameter.default for name, parameter in theirs.items())
+    assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in own)
     assert not issubclass(tfbn.BatchNormalization, KERAS)
     assert tfbn.BatchNormalization.__bases__ == (keras.layers.Layer,)
 
@@ -218,9 +220,17 @@ def test_takes_the_arguments_and_defaults_of_keras():
         ({"epsilon": 0}, ValueError, "epsilon=0"),
         ({"epsilon": -1}, ValueError, "`epsilon` must be a positive, finite number"),
         ({"epsilon": "small"}, TypeError, "epsilon='small'"),
-        ({"momentum": None}, TypeError, "momentum=None"),
+        ({"momentum": "fast"}, TypeError, "momentum='fast'"),
         ({"axis": 1.5}, TypeError, "axis=1.5"),
-        ({"axis": [1, 2]}, TypeError, "axis=[1, 2]"),
+        ({"axis": []}, ValueError, "axis=[]"),
+        ({"axis": [1, 1]}, ValueError, "axis=[1, 1]"),
+        ({"axis": [1, "2"]}, TypeError, "axis='2'"),
+        ({"unbiased": 1}, TypeError, "unbiased=1"),
+        ({"debias": "yes"}, TypeError, "debias='yes'"),
+        ({"test_local_stats": None}, TypeError, "test_local_stats=None"),
+        ({"virtual_batch_size": 0}, ValueError, "virtual_batch_size=0"),
+        ({"virtual_batch_size": 2.0}, TypeError, "virtual_batch_size=2.0"),
+        ({"single_value": "ignore"}, ValueError, "'moving'"),
         ({"renorm": True, "renorm_clipping": {"low": 1}}, ValueError, "['low']"),
         ({"renorm": True, "renorm_clipping": {"rmax": 1.0, "rmin": 2.0}}, ValueError, "rmax=1.0, rmin=2.0"),
         ({"renorm": True, "renorm_clipping": {"dmax": -1.0}}, ValueError, "dmax=-1.0"),
@@ -259,6 +269,136 @@ def test_a_batch_without_values_moves_no_average(renorm):
         np.testing.assert_array_equal(one, other)
 
 
-def test_bad_mask():
-    with pytest.raises(ValueError, match="one dimension less"):
-        tfbn.BatchNormalization()(np.zeros([4, 3], "float32"), training=True, mask=np.ones([4, 3], bool))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"renorm": True, "momentum": None},
+        {"renorm": True, "unbiased": True},
+        {"renorm": True, "debias": True},
+        {"renorm": True, "virtual_batch_size": 4},
+        {"renorm": True, "test_local_stats": True},
+        {"renorm": True, "single_value": "moving"},
+        {"debias": True, "momentum": None},
+        {"debias": True, "momentum": 1},
+        {"virtual_batch_size": 4, "synchronized": True},
+    ],
+    ids=str,
+)
+def test_contradictions_are_refused_with_their_reason(options):
+    with pytest.raises(ValueError, match=r"`.*` does not go with `.*`: \w+.*\. Leave one out\."):
+        tfbn.BatchNormalization(**options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [((4, 3), (5,)), ((4, 3), (4, 2)), ((4, 3), (4, 3, 1)), ((4, 6, 3), (6,)), ((4, 6, 3), (4, 3))],
+)
+def test_bad_mask(shape, mask):
+    with pytest.raises(ValueError) as raised:
+        tfbn.BatchNormalization()(np.zeros(shape, "float32"), training=True, mask=np.ones(mask, bool))
+    assert f"mask.shape={mask}" in str(raised.value) and f"{shape}" in str(raised.value)
+
+
+def test_axes_that_meet_or_take_the_ghosts():
+    with pytest.raises(ValueError, match="must name different axes"):
+        tfbn.BatchNormalization(axis=[-1, 2]).build([None, 4, 3])
+    with pytest.raises(ValueError, match="parts the first axis"):
+        tfbn.BatchNormalization(axis=[0, 2], virtual_batch_size=2).build([8, 4, 3])
+
+
+def test_ghosts_are_consecutive_examples(rng):
+    """Each ghost batch by a layer of its own, the rest included."""
+    x = rng.normal(3, 2, [11, 4, 3]).astype("float32")
+    y = tfbn.BatchNormalization(virtual_batch_size=4)(x, training=True)
+    parts = [tfbn.BatchNormalization()(x[i : i + 4], training=True) for i in (0, 4, 8)]
+    assert reference.error(y, np.concatenate(parts)) < 1e-6
+
+
+@pytest.mark.parametrize("batches", [[64], [32, 32], [1, 40, 23], [5, 59]])
+def test_cumulative_mean_is_that_of_all_values(rng, batches):
+    x = rng.normal(100, 1, [64, 3]).astype("float32")
+    layer, parts = tfbn.BatchNormalization(momentum=None), np.split(x, np.cumsum(batches)[:-1])
+    for part in parts:
+        layer(part, training=True)
+    wide = x.astype("float64")
+    assert reference.error(layer.moving_mean, wide.mean(0)) < 1e-6
+    within = sum(len(part) * part.astype("float64").var(0) for part in parts) / 64
+    assert reference.error(layer.moving_variance, within) < 1e-6
+    np.testing.assert_array_equal(layer.count, [64] * 3)
+
+
+def test_unbiased_as_pytorch(rng):
+    torch = pytest.importorskip("torch")
+    x = rng.normal(3, 2, [16, 5]).astype("float32")
+    theirs = torch.nn.BatchNorm1d(5, momentum=0.3)
+    ours = tfbn.BatchNormalization(momentum=0.7, epsilon=1e-5, unbiased=True)
+    expected = theirs(torch.from_numpy(x)).detach()
+    assert reference.error(ours(x, training=True), expected) < 2e-6
+    assert reference.error(ours.moving_mean, theirs.running_mean) < 2e-6
+    assert reference.error(ours.moving_variance, theirs.running_var) < 2e-6
+
+
+def test_debias_forgets_the_start_at_once(rng):
+    x = rng.normal(100, 1, [64, 3]).astype("float32")
+    layer = tfbn.BatchNormalization(momentum=0.999, debias=True)
+    before = layer(x)
+    layer(x, training=True)
+    assert reference.error(layer(x), reference.forward(x, 1, 0, 1e-3)[0]) < 2e-4
+    # The stored average stays a plain one, and before an update the initial values hold.
+    assert reference.error(layer.moving_mean, 0.001 * x.astype("float64").mean(0)) < 1e-4
+    assert reference.error(before, x / np.sqrt(1 + 1e-3)) < 1e-6
+
+
+class TestSingleValue:
+    x = np.array([[3.0, -2.0]], "float32")
+
+    def test_warns(self, capfd):
+        layer = tfbn.BatchNormalization(single_value="warn", name="norm")
+        with pytest.warns(UserWarning, match="norm: one value a channel"):
+            y = layer(self.x, training=True)
+        np.testing.assert_array_equal(y, [[0, 0]])
+        step = tf.function(lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, 2])])
+        step(np.concatenate([self.x, self.x]))
+        assert "one value a channel" not in capfd.readouterr().err
+        step(self.x)
+        assert "norm: one value a channel" in capfd.readouterr().err
+
+    def test_raises(self):
+        layer = tfbn.BatchNormalization(single_value="raise")
+        with pytest.raises(ValueError, match="one value a channel"):
+            layer(self.x, training=True)
+        step = tf.function(lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, 2])])
+        step(np.concatenate([self.x, self.x]))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="one value a channel"):
+            step(self.x)
+
+    def test_falls_back_on_the_averages(self):
+        layer = tfbn.BatchNormalization(single_value="moving")
+        layer.build([None, 2])
+        layer.moving_mean.assign([1.0, 2.0])
+        before = layer.get_weights()
+        assert reference.error(layer(self.x, training=True), layer(self.x)) < 1e-6
+        for one, other in zip(before, layer.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_says_nothing_of_two(self, recwarn):
+        tfbn.BatchNormalization(single_value="warn")(np.zeros([2, 2], "float32"), training=True)
+        assert not recwarn.list
+
+
+def test_default_weights_are_two_and_two():
+    layer = tfbn.BatchNormalization()
+    layer.build([None, 3])
+    assert [w.name for w in layer.trainable_weights] == ["gamma", "beta"]
+    assert [w.name for w in layer.non_trainable_weights] == ["moving_mean", "moving_variance"]
+
+
+def test_averages_under_long_momentum_stay_true(rng):
+    """In float32 a share that was rounded apart from its rest would be off by 1e-5 here."""
+    layer = tfbn.BatchNormalization(momentum=0.999)
+    batches = rng.normal(1, 0.1, [5000, 4, 3]).astype("float32")
+    tf.function(lambda xs: tf.map_fn(lambda x: layer(x, training=True), xs, parallel_iterations=1))(batches)
+    expected = np.zeros(3)
+    for batch in batches.astype("float64"):
+        expected = 0.999 * expected + 0.001 * batch.mean(0)
+    assert reference.error(layer.moving_mean, expected) < 4e-6

@@ -94,7 +94,7 @@ def moments(x, axes, mask=None, synchronized=False):
     def about_the_mean():
         sums = [kernels.channel_sum(kept(x), axes), count]
         total, count_of_all = sum_over_replicas(sums, synchronized)
-        shift = tf.stop_gradient(tf.math.divide_no_nan(total, count_of_all))
+        shift = kernels.pinned(tf.stop_gradient(tf.math.divide_no_nan(total, count_of_all)))
         return about(shift, count_of_all, lambda values: kernels.channel_sum(tf.square(values), axes))
 
     def about_zero_if_near():
@@ -110,7 +110,7 @@ def moments(x, axes, mask=None, synchronized=False):
     count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), axes)), x.dtype)
     if synchronized:
         return about_the_mean()
-    return kernels.choose(x, axes, about_zero_if_near, about_the_mean, least=2**19)
+    return kernels.choose(x, axes, about_zero_if_near, about_the_mean, least=500_000)
 
 
 def pool_over_replicas(batch):
@@ -183,7 +183,9 @@ def batch_normalize(x, batch, gamma, beta, epsilon, axes, mask=None, synchronize
                 inverse_stddev = tf.math.rsqrt(batch.variance + epsilon)
                 x_hat = (batch.shifted - batch.offset) * inverse_stddev
                 dbeta = kernels.channel_sum(dy, axes)
-                dgamma = kernels.channel_sum(dy * x_hat, axes)
+                # sum(dy * x_hat), but XLA reorders the subtractions within a sum and would lose digits.
+                dgamma = kernels.channel_sum(dy * batch.shifted, axes) - batch.offset * dbeta
+                dgamma *= inverse_stddev
                 # Every replica's outputs depend on this replica's x through the shared moments,
                 # whereas gamma and beta are each replica's own: the strategy adds their gradients.
                 sums = sum_over_replicas([dbeta, dgamma], synchronized)
@@ -194,7 +196,7 @@ def batch_normalize(x, batch, gamma, beta, epsilon, axes, mask=None, synchronize
 
             if mask is not None or synchronized:
                 return closed_form()
-            return kernels.choose(x, axes, in_one_kernel, closed_form, least=2**18)
+            return kernels.choose(x, axes, in_one_kernel, closed_form, least=260_000)
 
         # `x` enters by way of `batch`; as an argument it is what the gradient is asked for.
         return normalize(batch.shifted, batch.offset, batch.variance, gamma, beta, epsilon), gradient

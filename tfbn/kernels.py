@@ -38,7 +38,7 @@ def choose(x, axes, fused, plain, least):
 
 def images(x, mean):
     """Whether `scale_and_shift` takes `x`: float32 images or volumes, one `mean` a channel, no XLA."""
-    one_a_channel = mean.shape.rank == x.shape.rank and mean.shape[:-1].num_elements() == 1
+    one_a_channel = mean.shape == [1] * (x.shape.rank - 1) + [x.shape[-1]]
     return x.dtype == tf.float32 and x.shape.rank in (4, 5) and one_a_channel and not under_xla()
 
 
@@ -75,6 +75,18 @@ def channel_sum_of_squares(x):
     return tf.reshape(tf.reduce_sum(tf.reshape(partial, [blocks, x.shape[-1]]), axis=0), _kept(x))
 
 
+def pinned(x):
+    """`x`, for XLA without its last bit, so that its value is the same wherever it is used.
+
+    XLA computes a quotient anew in each loop that needs it. Where it is subtracted at once, product and
+    difference are rounded as one, elsewhere each by itself. An operation on bits stands between them.
+    """
+    if not under_xla():
+        return x
+    bits = tf.bitcast(x, tf.int32 if x.dtype == tf.float32 else tf.int64)
+    return tf.bitcast(tf.bitwise.bitwise_and(bits, -2), x.dtype)
+
+
 def scale_and_shift(x, mean, variance, gamma, beta, epsilon):
     """``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` in one pass, channels last."""
     y = tf.raw_ops.FusedBatchNormV3(
@@ -91,7 +103,8 @@ def scale_and_shift(x, mean, variance, gamma, beta, epsilon):
 
 def gradient(dy, x, mean, variance, gamma, epsilon):
     """dx, dgamma and dbeta of batch normalization in two passes, for what `choose` calls fused."""
-    rows = [-1, 1, 1, x.shape[-1]]
+    # The kernel adds within an example, then over the examples: of 64 rows each, its sums stay exact.
+    rows = tf.stack([-1, _blocks(x, 64), 1, x.shape[-1]])
     result = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=tf.reshape(dy, rows),
         x=tf.reshape(x, rows),
