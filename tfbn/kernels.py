@@ -51,9 +51,9 @@ def channel_sum(x, axes):
         if inner and len(inner) < len(axes):
             x = tf.reduce_sum(x, axis=inner, keepdims=True)
         return tf.reduce_sum(x, axis=axes, keepdims=True)
-    # XLA runs a sum over rows on one core, whereas it spreads blocks of rows. It would join two sums, so
-    # the second is a product. (A GPU would round the factors of a product to TensorFloat-32.)
-    blocks = _blocks(x, 8)
+    # In blocks a sum is more exact, and XLA spreads it over the cores. It would join two sums, so the
+    # second is a product, of few rows. (A GPU would round a product's factors to TensorFloat-32.)
+    blocks = _blocks(x, 8 if under_xla() else 64)
     partial = tf.reduce_sum(tf.reshape(x, [blocks, -1, x.shape[-1]]), axis=1)
     return tf.reshape(tf.ones([1, blocks], x.dtype) @ partial, _kept(x))
 
@@ -76,15 +76,14 @@ def channel_sum_of_squares(x):
 
 
 def pinned(x):
-    """`x`, for XLA without its last bit, so that its value is the same wherever it is used.
+    """`x` to 18 bits, a value that is the same wherever it is used and whose differences are exact.
 
     XLA computes a quotient anew in each loop that needs it. Where it is subtracted at once, product and
     difference are rounded as one, elsewhere each by itself. An operation on bits stands between them.
+    And a difference from numbers of coarser steps would be rounded, always in the same direction.
     """
-    if not under_xla():
-        return x
     bits = tf.bitcast(x, tf.int32 if x.dtype == tf.float32 else tf.int64)
-    return tf.bitcast(tf.bitwise.bitwise_and(bits, -2), x.dtype)
+    return tf.bitcast(tf.bitwise.bitwise_and(bits, -64), x.dtype)
 
 
 def scale_and_shift(x, mean, variance, gamma, beta, epsilon):
