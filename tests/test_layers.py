@@ -306,6 +306,13 @@ def test_axes_that_meet_or_take_the_ghosts():
         tfbn.BatchNormalization(axis=[0, 2], virtual_batch_size=2).build([8, 4, 3])
 
 
+def test_axes_too_far_apart_for_tensorflow():
+    with pytest.raises(ValueError, match="Put the channels side by side"):
+        tfbn.BatchNormalization(axis=[1, 3, 5]).build([None, 2, 2, 2, 2, 2])
+    with pytest.raises(ValueError, match="virtual_batch_size"):
+        tfbn.BatchNormalization(axis=[1, 3], virtual_batch_size=2).build([None, 2, 2, 2, 2])
+
+
 def test_ghosts_are_consecutive_examples(rng):
     """Each ghost batch by a layer of its own, the rest included."""
     x = rng.normal(3, 2, [11, 4, 3]).astype("float32")

@@ -23,12 +23,9 @@ class Moments(NamedTuple):
     shifted: tf.Tensor
     shift: tf.Tensor
     offset: tf.Tensor
+    mean: tf.Tensor
     variance: tf.Tensor
     count: tf.Tensor
-
-    @property
-    def mean(self):
-        return self.shift + self.offset
 
 
 def sum_over_replicas(values, synchronized=True):
@@ -88,14 +85,21 @@ def moments(x, axes, mask=None, synchronized=False):
         offset = tf.math.divide_no_nan(first, count)
         variance = tf.nn.relu(tf.math.divide_no_nan(second, count) - tf.square(offset))
         shift = tf.zeros_like(offset) if shift is None else shift
-        return Moments(shifted, shift, offset, variance, count)
+        return Moments(shifted, shift, offset, shift + offset, variance, count)
 
     # What the shift is makes no difference but to rounding: no gradient goes through it.
     def about_the_mean():
         sums = [kernels.channel_sum(kept(x), axes), count]
         total, count_of_all = sum_over_replicas(sums, synchronized)
-        shift = kernels.pinned(tf.stop_gradient(tf.math.divide_no_nan(total, count_of_all)))
-        return about(shift, count_of_all, lambda values: kernels.channel_sum(tf.square(values), axes))
+        mean = tf.math.divide_no_nan(total, count_of_all)
+        batch = about(
+            kernels.pinned(tf.stop_gradient(mean)),
+            count_of_all,
+            lambda values: kernels.channel_sum(tf.square(values), axes),
+        )
+        # Differences from a mean near zero are rounded, all in one direction: there the sum is better.
+        near = tf.square(mean) <= batch.variance
+        return batch._replace(mean=tf.where(near, mean, batch.mean))
 
     def about_zero_if_near():
         sum_of_squares = kernels.channel_sum_of_squares

@@ -5,6 +5,7 @@ The formulas are in `tfbn.functional`; this file keeps the state around them.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 
@@ -444,6 +445,13 @@ class BatchNormalization(keras.layers.Layer):
             raise ValueError(
                 "`virtual_batch_size` parts the first axis, which therefore cannot be one of the "
                 f"channels. Received: axis={self.axis} for an input of rank {rank}."
+            )
+        kept = [True] * bool(self.virtual_batch_size) + [axis in channels for axis in range(rank)]
+        if len(list(itertools.groupby(kept))) > 5:
+            raise ValueError(
+                f"TensorFlow does not broadcast over so many axes apart: axis={self.axis}, rank {rank}"
+                f"{' and virtual_batch_size' if self.virtual_batch_size else ''}. Put the channels side "
+                "by side with a Permute layer."
             )
         return channels
 
