@@ -249,3 +249,9 @@ def test_bench_solver(tmp_path):
     bad = tfbn_command("bench", "solver", "--steps", 0, cwd=tmp_path)
     assert bad.returncode == 2
     assert len(bad.stderr.splitlines()) == 1
+
+
+def test_bench_layer(tmp_path):
+    bad = tfbn_command("bench", "layer", "--repeats", 0, cwd=tmp_path)
+    assert bad.returncode == 2
+    assert len(bad.stderr.splitlines()) == 1 and "`repeats`" in bad.stderr

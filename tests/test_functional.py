@@ -149,10 +149,12 @@ def test_moments_of_a_mask_are_those_of_the_values_left(rng):
     np.testing.assert_array_equal(got.count[0], keep.sum())
 
 
+@pytest.mark.parametrize("mean", [5.0, 1e4])
+@pytest.mark.parametrize("first", [6, 5, 11, 12], ids=["even", "uneven", "one row", "empty"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_two_replicas_synchronized_equal_one_device(rng, two_replicas, masked):
+def test_two_replicas_synchronized_equal_one_device(rng, two_replicas, masked, first, mean):
     """The shared moments, and dx through them, are those of both shards put together."""
-    x, dy = rng.normal(5, 2, [2, 12, 3]).astype("float32")
+    x, dy = rng.normal([[[mean]], [[0]]], 2, [2, 12, 3]).astype("float32")
     gamma, beta = np.full([1, 3], 1.5, "float32"), np.full([1, 3], -0.5, "float32")
     keep = np.broadcast_to(rng.random([12, 1]) < 0.6, [12, 3])
 
@@ -168,7 +170,7 @@ def test_two_replicas_synchronized_equal_one_device(rng, two_replicas, masked):
     shards = [
         two_replicas.experimental_distribute_values_from_function(
             lambda context, values=values: tf.constant(
-                np.split(values, [5])[context.replica_id_in_sync_group]  # Shards of 5 and 7.
+                np.split(values, [first])[context.replica_id_in_sync_group]
             )
         )
         for values in (x, dy, keep)

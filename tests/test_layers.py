@@ -393,6 +393,55 @@ class TestSingleValue:
         assert not recwarn.list
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": None},
+        {"debias": True, "unbiased": True},
+        {"renorm": True},
+        {"synchronized": True},
+        {"synchronized": True, "momentum": None, "unbiased": True},
+        {"synchronized": True, "renorm": True},
+        {"virtual_batch_size": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("first", [5, 4, 9, 10], ids=["even", "uneven", "one row", "empty"])
+def test_replicas_keep_the_averages_of_the_whole_batch(rng, two_replicas, first, options):
+    """As one device on the concatenated batch does, whether outputs are synchronized or not."""
+    x = rng.normal([[-3.0], [40.0]], 2, [2, 5]).repeat(5, 0).astype("float32")
+    x += rng.normal(size=x.shape).astype("float32")
+    if "virtual_batch_size" in options:  # Whole ghost batches on each replica
+        first -= first % 2
+    with two_replicas.scope():
+        layer = tfbn.BatchNormalization(**options)
+        layer.build([None, 5])
+    alone = tfbn.BatchNormalization(**options)
+    shards = two_replicas.experimental_distribute_values_from_function(
+        lambda context: tf.constant(np.split(x, [first])[context.replica_id_in_sync_group])
+    )
+    step = tf.function(lambda shard: two_replicas.run(lambda x: layer(x, training=True), (shard,)))
+    for _ in range(2):
+        step(shards)
+        alone(x, training=True)
+    for weight, wanted in zip(layer.weights, alone.weights, strict=True):
+        for replica in two_replicas.experimental_local_results(weight.value):
+            assert reference.error(replica, wanted) < 1e-6, weight.name
+
+
+def test_fit_on_replicas_with_a_last_batch_that_leaves_one_empty(rng, two_replicas):
+    x = rng.normal(50, 5, [9, 3]).astype("float32")
+    with two_replicas.scope():
+        model = keras.Sequential([keras.Input([3]), tfbn.BatchNormalization(momentum=None)])
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.fit(x, x, batch_size=8, shuffle=False, epochs=2, verbose=0)
+    layer = model.layers[-1]
+    assert reference.error(layer.moving_mean, x.astype("float64").mean(0)) < 1e-6
+    predicted = model.predict(np.repeat(x[:1], 8, 0), batch_size=8, verbose=0)
+    np.testing.assert_array_equal(predicted, np.repeat(predicted[:1], 8, 0))
+
+
 def test_default_weights_are_two_and_two():
     layer = tfbn.BatchNormalization()
     layer.build([None, 3])

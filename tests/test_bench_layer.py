@@ -1,0 +1,62 @@
+"""No timing is asserted: that peers do the same work, and the arithmetic of the table."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+import tfbn
+from tfbn import bench_layer
+
+CASES = [
+    (((8, 6), -1), "training", "graph", "float32", 0.0),
+    (((4, 5, 5, 3), -1), "inference", "XLA", "float32", 0.0),
+    (((4, 3, 5, 5), 1), "training", "graph", "float32", 5.0),
+    (((4, 5, 5, 3), -1), "training", "XLA", "mixed_bfloat16", 0.0),
+]
+
+
+def test_rows_and_table():
+    told = []
+    result = bench_layer.layer(repeats=1, cases=CASES, on_case=told.append)
+    assert told[2].endswith("training graph mean 5") and told[3].endswith("bfloat16")
+    table = bench_layer.table(result)
+    for row, words in zip(result["rows"], told, strict=True):
+        times = row["milliseconds"]
+        assert set(times) - {"torch"} == {"tfbn", "keras", "copy"}
+        assert min(times.values()) > 0
+        assert row["ratio"] == {name: pytest.approx(time / times["tfbn"]) for name, time in times.items()}
+        assert f"{words:<43}{times['tfbn']:>7.2f}{times['keras']:>7.2f}" in table
+    assert "copy" in table and max(map(len, table.splitlines())) < 100
+
+
+@pytest.mark.parametrize("mean", [0.0, 5.0])
+@pytest.mark.parametrize("mode", ["graph", "XLA"])
+def test_keras_and_ours_do_the_same_work(rng, mode, mean):
+    """Every layer of the stack sees inputs of that mean, trains, and moves its averages."""
+    x, dy = (rng.normal(size=[64, 3]).astype("float32") for _ in range(2))
+    x += np.float32(mean)
+    results = [
+        bench_layer._step(kind, [64, 3], -1, "training", mode, "float32", mean)(x, dy)
+        for kind in (tfbn.BatchNormalization, keras.layers.BatchNormalization)
+    ]
+    assert len(results[0]) == 1 + 2 * bench_layer.LAYERS[mode]
+    assert reference.error(*(gradients[0] for gradients in results)) < 1e-4
+    for ours, theirs in zip(*results, strict=True):  # dgamma and dbeta within the stack are zero
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_pytorch_does_the_same_work(rng):
+    pytest.importorskip("torch")
+    x, dy = (rng.normal(size=[64, 4, 3]).astype("float32") for _ in range(2))
+    theirs = bench_layer._torch(x, dy, -1, "training", 0.0, calls=1)()
+    step = bench_layer._step(tfbn.BatchNormalization, [64, 4, 3], -1, "training", "graph", "float32", 0.0)
+    assert float(step(tf.constant(x), tf.constant(dy))[0].numpy().ravel()[0]) == pytest.approx(
+        theirs, rel=1e-3
+    )
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="repeats=0"):
+        bench_layer.layer(repeats=0)
