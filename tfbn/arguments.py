@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import numbers
 
+SINGLE_VALUE = ("normalize", "warn", "moving", "raise")
+OWN_AVERAGES = "renorm keeps averages of its own, of the standard deviation, to which it does not apply"
+CONTRADICTIONS = [
+    ("renorm=True", "momentum=None", OWN_AVERAGES),
+    ("renorm=True", "unbiased=True", OWN_AVERAGES),
+    ("renorm=True", "debias=True", OWN_AVERAGES),
+    ("renorm=True", "virtual_batch_size", "renorm corrects one batch by the averages, not several"),
+    ("renorm=True", "test_local_stats=True", "renorm is for inference by the averages"),
+    ("renorm=True", "single_value='moving'", "renorm normalises by its averages already"),
+    ("debias=True", "momentum=None", "a mean over all batches holds nothing of its initial value"),
+    ("debias=True", "momentum=1", "averages that never move have no updates to correct by"),
+    ("virtual_batch_size", "synchronized=True", "one parts a replica's batch, one joins them all"),
+]
+
 
 def integer(name, value):
     # A bool passes for an int in Python; as an axis it is a mistake.
@@ -86,3 +100,20 @@ def renorm_clipping(renorm, clipping):
             f"dmax should be non-negative in `renorm_clipping`. Received: dmax={clipping['dmax']}."
         )
     return clipping
+
+
+def refuse_contradictions(layer):
+    given = {
+        "renorm=True": layer.renorm,
+        "momentum=None": layer.momentum is None,
+        "momentum=1": layer.momentum == 1,
+        "unbiased=True": layer.unbiased,
+        "debias=True": layer.debias,
+        "virtual_batch_size": layer.virtual_batch_size is not None,
+        "test_local_stats=True": layer.test_local_stats,
+        "single_value='moving'": layer.single_value == "moving",
+        "synchronized=True": layer.synchronized,
+    }
+    for one, other, reason in CONTRADICTIONS:
+        if given[one] and given[other]:
+            raise ValueError(f"`{one}` does not go with `{other}`: {reason}. Leave one out.")

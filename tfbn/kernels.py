@@ -24,8 +24,8 @@ def choose(x, axes, fused, plain, least):
 
     They apply on a CPU, outside XLA, to float32 with the channels last. (On a GPU the gradient expects
     the inverse of the standard deviation in place of the variance.) Below `least` their overhead of
-    0.1 ms a call is not repaid; of a batch of unknown size it is
-    assumed that it has 32 examples or more and 2,000 or less, else the size decides when it runs.
+    0.1 ms a call is not repaid. A batch of unknown size is taken to have 32 to 2,000 examples; where that
+    does not decide, its size does when it runs.
     """
     if x.dtype != tf.float32 or not _channels_last(x, axes) or not _on_cpu() or under_xla():
         return plain()

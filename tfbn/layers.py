@@ -14,8 +14,6 @@ import tensorflow as tf
 
 from tfbn import arguments, functional, kernels
 
-SINGLE_VALUE = ("normalize", "warn", "moving", "raise")
-
 
 @keras.saving.register_keras_serializable(package="tfbn")
 class BatchNormalization(keras.layers.Layer):
@@ -176,39 +174,9 @@ class BatchNormalization(keras.layers.Layer):
             arguments.positive_integer("virtual_batch_size", virtual_batch_size)
         self.virtual_batch_size = virtual_batch_size
         self.test_local_stats = arguments.flag("test_local_stats", test_local_stats)
-        self.single_value = arguments.choice("single_value", single_value, SINGLE_VALUE)
-        self._refuse_contradictions()
+        self.single_value = arguments.choice("single_value", single_value, arguments.SINGLE_VALUE)
+        arguments.refuse_contradictions(self)
         self.gamma = self.beta = self.moving_mean = self.moving_variance = None
-
-    def _refuse_contradictions(self):
-        own_averages = (
-            "renorm keeps averages of its own, of the standard deviation, to which it does not apply"
-        )
-        contradictions = [
-            ("renorm=True", "momentum=None", own_averages),
-            ("renorm=True", "unbiased=True", own_averages),
-            ("renorm=True", "debias=True", own_averages),
-            ("renorm=True", "virtual_batch_size", "renorm corrects one batch by the averages, not several"),
-            ("renorm=True", "test_local_stats=True", "renorm is for inference by the averages"),
-            ("renorm=True", "single_value='moving'", "renorm normalises by its averages already"),
-            ("debias=True", "momentum=None", "a mean over all batches holds nothing of its initial value"),
-            ("debias=True", "momentum=1", "averages that never move have no updates to correct by"),
-            ("virtual_batch_size", "synchronized=True", "one parts a replica's batch, one joins them all"),
-        ]
-        given = {
-            "renorm=True": self.renorm,
-            "momentum=None": self.momentum is None,
-            "momentum=1": self.momentum == 1,
-            "unbiased=True": self.unbiased,
-            "debias=True": self.debias,
-            "virtual_batch_size": self.virtual_batch_size is not None,
-            "test_local_stats=True": self.test_local_stats,
-            "single_value='moving'": self.single_value == "moving",
-            "synchronized=True": self.synchronized,
-        }
-        for one, other, reason in contradictions:
-            if given[one] and given[other]:
-                raise ValueError(f"`{one}` does not go with `{other}`: {reason}. Leave one out.")
 
     def build(self, input_shape):
         channels = self._channels(input_shape)
