@@ -89,8 +89,9 @@ def pinned(x):
 
 def scale_and_shift(x, mean, variance, gamma, beta, epsilon):
     """``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` in one pass, channels last."""
+    # As rows it is as fast as a copy; over images the kernel takes half as long again.
     y = tf.raw_ops.FusedBatchNormV3(
-        x=tf.reshape(x, [-1, 1, 1, x.shape[-1]]) if x.shape.rank == 5 else x,
+        x=tf.reshape(x, [-1, 1, 1, x.shape[-1]]),
         scale=tf.reshape(gamma, [-1]),
         offset=tf.reshape(beta, [-1]),
         mean=tf.reshape(mean, [-1]),
@@ -98,7 +99,7 @@ def scale_and_shift(x, mean, variance, gamma, beta, epsilon):
         epsilon=epsilon,
         is_training=False,
     ).y
-    return tf.reshape(y, tf.shape(x)) if x.shape.rank == 5 else y
+    return tf.reshape(y, _shape(x))
 
 
 def gradient(dy, x, mean, variance, gamma, epsilon):
@@ -116,7 +117,7 @@ def gradient(dy, x, mean, variance, gamma, epsilon):
         is_training=True,
     )
     return (
-        tf.reshape(result.x_backprop, tf.shape(x)),
+        tf.reshape(result.x_backprop, _shape(x)),
         tf.reshape(result.scale_backprop, _kept(x)),
         tf.reshape(result.offset_backprop, _kept(x)),
     )
@@ -128,6 +129,11 @@ def _channels_last(x, axes):
 
 def _on_cpu():
     return not tf.config.list_logical_devices("GPU")
+
+
+def _shape(x):
+    # Converters remove a reshape of known lengths.
+    return [-1, *x.shape[1:]] if None not in x.shape[1:] and 0 not in x.shape[1:] else tf.shape(x)
 
 
 def _kept(x):
