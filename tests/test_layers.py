@@ -290,6 +290,31 @@ def test_contradictions_are_refused_with_their_reason(options):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": None}, {"debias": True}, {"renorm": True}, {"virtual_batch_size": 4}],
+    ids=str,
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_spoils_no_average(rng, options, bad):
+    layer = tfbn.BatchNormalization(**options)
+    x = rng.normal(size=[8, 3]).astype("float32")
+    layer(x, training=True)
+    before = [weight.numpy()[1] for weight in layer.non_trainable_weights]
+    x[2, 1] = bad
+    layer(x, training=True)
+    np.testing.assert_array_equal([weight.numpy()[1] for weight in layer.non_trainable_weights], before)
+    assert all(np.isfinite(weight).all() for weight in layer.get_weights())
+
+
+def test_renorm_divides_by_no_deviation_near_zero(rng):
+    layer = tfbn.BatchNormalization(renorm=True, moving_variance_initializer="zeros", epsilon=1e-4)
+    x = rng.normal(3, 2, [64, 2]).astype("float32")
+    mean, stddev = x.mean(0, dtype="float64"), np.sqrt(x.var(0, dtype="float64") + 1e-4)
+    expected = (x - mean) / stddev * (stddev / 1e-2) + mean / 1e-2
+    assert reference.error(layer(x, training=True), expected) < 2e-6
+
+
+@pytest.mark.parametrize(
     ("shape", "mask"),
     [((4, 3), (5,)), ((4, 3), (4, 2)), ((4, 3), (4, 3, 1)), ((4, 6, 3), (6,)), ((4, 6, 3), (4, 3))],
 )
