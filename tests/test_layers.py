@@ -226,6 +226,10 @@ def test_takes_the_arguments_and_defaults_of_keras():
         ({"axis": [1, 1]}, ValueError, "axis=[1, 1]"),
         ({"axis": [1, "2"]}, TypeError, "axis='2'"),
         ({"unbiased": 1}, TypeError, "unbiased=1"),
+        ({"synchronized": "no"}, TypeError, "synchronized='no'"),
+        ({"renorm": True, "renorm_clipping": [1, 2]}, TypeError, "renorm_clipping=[1, 2]"),
+        ({"renorm": True, "renorm_clipping": {"rmax": "a"}}, TypeError, "rmax='a'"),
+        ({"renorm": True, "renorm_clipping": {"rmax": float("nan")}}, ValueError, "rmax=nan"),
         ({"debias": "yes"}, TypeError, "debias='yes'"),
         ({"test_local_stats": None}, TypeError, "test_local_stats=None"),
         ({"virtual_batch_size": 0}, ValueError, "virtual_batch_size=0"),
@@ -280,6 +284,7 @@ def test_a_batch_without_values_moves_no_average(renorm):
         {"renorm": True, "single_value": "moving"},
         {"debias": True, "momentum": None},
         {"debias": True, "momentum": 1},
+        {"debias": True, "momentum": 1 - 1e-8},
         {"virtual_batch_size": 4, "synchronized": True},
     ],
     ids=str,
@@ -404,6 +409,12 @@ class TestSingleValue:
         with pytest.raises(tf.errors.InvalidArgumentError, match="one value a channel"):
             step(self.x)
 
+    def test_raises_under_xla_where_the_size_is_known(self):
+        layer = tfbn.BatchNormalization(single_value="raise")
+        layer.build([None, 2])
+        with pytest.raises(ValueError, match="one value a channel"):
+            tf.function(lambda x: layer(x, training=True), jit_compile=True)(self.x)
+
     def test_falls_back_on_the_averages(self):
         layer = tfbn.BatchNormalization(single_value="moving")
         layer.build([None, 2])
@@ -465,6 +476,61 @@ def test_fit_on_replicas_with_a_last_batch_that_leaves_one_empty(rng, two_replic
     assert reference.error(layer.moving_mean, x.astype("float64").mean(0)) < 1e-6
     predicted = model.predict(np.repeat(x[:1], 8, 0), batch_size=8, verbose=0)
     np.testing.assert_array_equal(predicted, np.repeat(predicted[:1], 8, 0))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("shape", [(31, 75, 75, 4), (27, 57, 57, 32), (20001, 64), (7, 3, 5, 8)], ids=str)
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_exact_over_numbers_of_rows_without_factors_of_two(rng, shape, mean, jit):
+    layer = tfbn.BatchNormalization(momentum=0.0)
+    layer.build([None, *shape[1:]])
+    x, dy = (rng.normal(size=shape).astype("float32") for _ in range(2))
+    x += np.float32(mean)
+    x = x.astype("float32")
+    y, gradients = tf.function(lambda x, dy: step(layer, x, dy), jit_compile=jit)(x, dy)
+    expected, batch_mean, variance = reference.forward(x, 1, 0, 1e-3)
+    wanted = (expected, batch_mean, variance, *reference.backward(x, dy, 1, 1e-3))
+    measured = (y, layer.moving_mean, layer.moving_variance, *gradients)
+    for one, other in zip(measured, wanted, strict=True):
+        assert reference.error(one, other) < 3e-6
+
+
+def test_channels_on_every_axis(rng):
+    for axis, shape in ((0, [6]), ([0, 1], [3, 2])):
+        x = rng.normal(size=shape).astype("float32")
+        np.testing.assert_allclose(tfbn.BatchNormalization(axis=axis)(x, training=True), np.zeros(shape))
+
+
+def test_a_masked_nan_has_no_gradient(rng):
+    x, keep = rng.normal(size=[6, 2]).astype("float32"), np.array([1, 1, 0, 1, 1, 1], bool)
+    dy = (rng.normal(size=x.shape) * keep[:, None]).astype("float32")
+    gradients = []
+    for masked in (np.nan, 0.0):
+        x[2] = masked
+        gradients += [step(tfbn.BatchNormalization(), tf.constant(x), dy, keep)[1]]
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_training_as_a_keras_variable_and_frozen(rng):
+    layer, x = tfbn.BatchNormalization(), rng.normal(5, 2, [8, 3]).astype("float32")
+    training = keras.Variable(True, dtype="bool")
+    assert reference.error(layer(x, training=training), reference.forward(x, 1, 0, 1e-3)[0]) < 2e-6
+    layer.trainable = False
+    frozen = tf.function(lambda training: layer(x, training=training))(tf.constant(True))
+    assert reference.error(frozen, layer(x, training=False)) < 1e-6
+
+
+def test_reset_statistics():
+    layer = tfbn.BatchNormalization(renorm=True, moving_mean_initializer="ones")
+    with pytest.raises(ValueError, match="no statistics yet"):
+        layer.reset_statistics()
+    layer.build([None, 3])
+    before = layer.get_weights()
+    layer(np.arange(12, dtype="float32").reshape(4, 3), training=True)
+    layer.reset_statistics()
+    for one, other in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_default_weights_are_two_and_two():

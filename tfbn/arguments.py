@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import numbers
+import struct
 
 SINGLE_VALUE = ("normalize", "warn", "moving", "raise")
 OWN_AVERAGES = "renorm keeps averages of its own, of the standard deviation, to which it does not apply"
@@ -74,7 +76,7 @@ def flag(name, value):
 
 
 def choice(name, value, allowed):
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"`{name}` must be one of {list(allowed)}. Received: {name}={value!r}.")
     return value
 
@@ -83,6 +85,8 @@ def renorm_clipping(renorm, clipping):
     """The bounds given; `clipping` as it came if there is no renorm to clip."""
     if not renorm:
         return clipping
+    if clipping is not None and not isinstance(clipping, dict):
+        raise TypeError(f"`renorm_clipping` must be a dict. Received: renorm_clipping={clipping!r}.")
     clipping = {name: bound for name, bound in (clipping or {}).items() if bound is not None}
     allowed = ["rmax", "rmin", "dmax"]
     if set(clipping) - set(allowed):
@@ -90,6 +94,9 @@ def renorm_clipping(renorm, clipping):
             "Received invalid keys for `renorm_clipping`: "
             f"{sorted(set(clipping) - set(allowed))}. Allowed: {allowed}."
         )
+    for name, bound in clipping.items():
+        if math.isnan(number(name, bound)):
+            raise ValueError(f"{name} must be a number in `renorm_clipping`. Received: {name}={bound}.")
     rmin, rmax = clipping.get("rmin", 0.0), clipping.get("rmax", float("inf"))
     if rmax < rmin:
         raise ValueError(
@@ -106,7 +113,8 @@ def refuse_contradictions(layer):
     given = {
         "renorm=True": layer.renorm,
         "momentum=None": layer.momentum is None,
-        "momentum=1": layer.momentum == 1,
+        # In float32, in which averages are kept, 1 - 1e-8 is 1, too.
+        "momentum=1": struct.unpack("f", struct.pack("f", layer.momentum or 0))[0] == 1,
         "unbiased=True": layer.unbiased,
         "debias=True": layer.debias,
         "virtual_batch_size": layer.virtual_batch_size is not None,

@@ -111,7 +111,7 @@ def moments(x, axes, mask=None, synchronized=False):
     if mask is not None:
         count = kernels.channel_sum(tf.cast(mask, x.dtype), axes)
         return about_the_mean()
-    count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), axes)), x.dtype)
+    count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), tf.constant(axes, tf.int32))), x.dtype)
     if synchronized:
         return about_the_mean()
     return kernels.choose(x, axes, about_zero_if_near, about_the_mean, least=500_000)
@@ -177,30 +177,48 @@ def batch_normalize(x, batch, gamma, beta, epsilon, axes, mask=None, synchronize
     through mean and variance contracted.
     """
 
+    def closed_form(dy, gamma, shifted, offset, variance):
+        inverse_stddev = tf.math.rsqrt(variance + epsilon)
+        x_hat = (shifted - offset) * inverse_stddev
+        dbeta = kernels.channel_sum(dy, axes)
+        # sum(dy * x_hat), but XLA reorders the subtractions within a sum and would lose digits. And a
+        # masked NaN has no say as long as its output has none.
+        multiply = tf.multiply if mask is None else tf.math.multiply_no_nan
+        dgamma = kernels.channel_sum(multiply(shifted, dy), axes) - offset * dbeta
+        dgamma *= inverse_stddev
+        # Every replica's outputs depend on this replica's x through the shared moments, whereas gamma
+        # and beta are each replica's own: the strategy adds their gradients.
+        sums = sum_over_replicas([dbeta, dgamma], synchronized)
+        through_moments = tf.math.divide_no_nan(sums[0] + x_hat * sums[1], batch.count)
+        if mask is not None:
+            through_moments = tf.where(mask, through_moments, tf.zeros_like(dy))
+        return gamma * inverse_stddev * (dy - through_moments), dgamma, dbeta
+
+    @tf.custom_gradient
+    def in_one_kernel(*arguments):
+        # Its own derivative is that of the closed form: through a branch, TensorFlow's third is zero.
+        def derivative(*upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                results = closed_form(*arguments)
+            return tape.gradient(results, arguments, upstream)
+
+        dy, gamma, shifted, offset, variance = arguments
+        chosen = kernels.choose(
+            x,
+            axes,
+            lambda: kernels.gradient(dy, shifted, offset, variance, gamma, epsilon),
+            lambda: closed_form(*arguments),
+            least=260_000,
+            whole_blocks=True,
+        )
+        return chosen, derivative
+
     @tf.custom_gradient
     def scaled_and_shifted(x, gamma, beta):
         def gradient(dy):
-            def in_one_kernel():
-                return kernels.gradient(dy, batch.shifted, batch.offset, batch.variance, gamma, epsilon)
-
-            def closed_form():
-                inverse_stddev = tf.math.rsqrt(batch.variance + epsilon)
-                x_hat = (batch.shifted - batch.offset) * inverse_stddev
-                dbeta = kernels.channel_sum(dy, axes)
-                # sum(dy * x_hat), but XLA reorders the subtractions within a sum and would lose digits.
-                dgamma = kernels.channel_sum(dy * batch.shifted, axes) - batch.offset * dbeta
-                dgamma *= inverse_stddev
-                # Every replica's outputs depend on this replica's x through the shared moments,
-                # whereas gamma and beta are each replica's own: the strategy adds their gradients.
-                sums = sum_over_replicas([dbeta, dgamma], synchronized)
-                through_moments = tf.math.divide_no_nan(sums[0] + x_hat * sums[1], batch.count)
-                if mask is not None:
-                    through_moments = tf.where(mask, through_moments, tf.zeros_like(dy))
-                return gamma * inverse_stddev * (dy - through_moments), dgamma, dbeta
-
-            if mask is not None or synchronized:
-                return closed_form()
-            return kernels.choose(x, axes, in_one_kernel, closed_form, least=260_000)
+            compute = in_one_kernel if mask is None and not synchronized else closed_form
+            return compute(dy, gamma, batch.shifted, batch.offset, batch.variance)
 
         # `x` enters by way of `batch`; as an argument it is what the gradient is asked for.
         return normalize(batch.shifted, batch.offset, batch.variance, gamma, beta, epsilon), gradient
@@ -345,7 +363,8 @@ def ghost_batches(x, size):
     shape = tf.shape(x)
     filled = tf.pad(x, [[0, -shape[0] % size]] + [[0, 0]] * (x.shape.rank - 1))
     ghosts = tf.reshape(filled, tf.concat([[-1, size], shape[1:]], 0))
-    return tf.ensure_shape(ghosts, [None, size, *x.shape[1:]])
+    ghosts.set_shape([None, size, *x.shape[1:]])
+    return ghosts
 
 
 def average_over_ghosts(mean, variance, count):

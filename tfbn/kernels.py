@@ -8,10 +8,10 @@ shifting must be one pass. `tfbn bench layer` shows what it brings.
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util  # There is no public way to ask for XLA.
+
+BLOCKS = 64  # in which rows are summed
 
 
 def under_xla():
@@ -19,21 +19,27 @@ def under_xla():
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
-def choose(x, axes, fused, plain, least):
+def choose(x, axes, fused, plain, least, whole_blocks=False):
     """Call `fused` where TensorFlow's own kernels apply to `x`, of `least` elements or more; else `plain`.
 
     They apply on a CPU, outside XLA, to float32 with the channels last. (On a GPU the gradient expects
     the inverse of the standard deviation in place of the variance.) Below `least` their overhead of
     0.1 ms a call is not repaid. A batch of unknown size is taken to have 32 to 2,000 examples; where that
-    does not decide, its size does when it runs.
+    does not decide, its size does when it runs. With `whole_blocks` the rows have to be a multiple of 64.
     """
     if x.dtype != tf.float32 or not _channels_last(x, axes) or not _on_cpu() or under_xla():
         return plain()
-    examples, example = x.shape[0], x.shape[1:].num_elements()
-    fewest, most = (32, 2000) if examples is None else (examples, examples)
-    if example is None or fewest * example < least <= most * example:
-        return tf.cond(tf.size(x) >= least, fused, plain)
-    return fused() if fewest * example >= least else plain()
+    size, example = x.shape.num_elements(), x.shape[1:].num_elements()
+    if size is not None:
+        even = not whole_blocks or size // x.shape[-1] % BLOCKS == 0
+        return fused() if size >= least and even else plain()
+    if example is not None and 2000 * example < least:
+        return plain()
+    even = not whole_blocks or (x.shape[1:-1].num_elements() or 1) % BLOCKS == 0
+    if example and 32 * example >= least and even:
+        return fused()
+    even = even or tf.equal(tf.size(x) // x.shape[-1] % BLOCKS, 0)
+    return tf.cond(tf.logical_and(tf.size(x) >= least, even), fused, plain)
 
 
 def images(x, mean):
@@ -44,7 +50,7 @@ def images(x, mean):
 
 def channel_sum(x, axes):
     """Sum of `x` over `axes`, which are kept with length one: ``[N, ..., C] -> [1, ..., C]``."""
-    few_rows = x.shape.rank == 2 and not under_xla()
+    few_rows = x.shape.rank == 2 and (x.shape[0] or 0) <= 4096 and not under_xla()
     if few_rows or not _channels_last(x, axes) or not _on_cpu():
         # The innermost axes first, those after the channels: TensorFlow would else transpose.
         inner = [a for a in axes if all(later in axes for later in range(a, x.shape.rank))]
@@ -53,26 +59,29 @@ def channel_sum(x, axes):
         return tf.reduce_sum(x, axis=axes, keepdims=True)
     # In blocks a sum is more exact, and XLA spreads it over the cores. It would join two sums, so the
     # second is a product, of few rows. (A GPU would round a product's factors to TensorFloat-32.)
-    blocks = _blocks(x, 8 if under_xla() else 64)
-    partial = tf.reduce_sum(tf.reshape(x, [blocks, -1, x.shape[-1]]), axis=1)
-    return tf.reshape(tf.ones([1, blocks], x.dtype) @ partial, _kept(x))
+    blocks = 8 if under_xla() else BLOCKS
+    whole, rest = _split(x, blocks)
+    partial = tf.reduce_sum(tf.reshape(whole, [blocks, -1, x.shape[-1]]), axis=1)
+    total = tf.ones([1, blocks], x.dtype) @ partial
+    return tf.reshape(total if rest is None else total + tf.reduce_sum(rest, axis=0), _kept(x))
 
 
 def channel_sum_of_squares(x):
     """Sum of `x**2` over all axes but the last, kept with length one, for what `choose` calls fused."""
     # The gradient of a depthwise convolution by its filter of size 1 is a sum of products that writes
     # none. It adds one after the other in float32; spread over 64 times the channels it stays exact.
-    blocks = _blocks(x, 64)
-    channels = blocks * x.shape[-1]
-    rows = tf.reshape(x, tf.stack([1, -1, 1, channels]))
+    channels = BLOCKS * x.shape[-1]
+    whole, rest = _split(x, BLOCKS)
+    rows = tf.reshape(whole, [1, -1, 1, channels])
     partial = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
         input=rows,
         out_backprop=rows,
-        filter_sizes=tf.stack([1, 1, channels, 1]),
+        filter_sizes=[1, 1, channels, 1],
         strides=[1, 1, 1, 1],
         padding="VALID",
     )
-    return tf.reshape(tf.reduce_sum(tf.reshape(partial, [blocks, x.shape[-1]]), axis=0), _kept(x))
+    total = tf.reduce_sum(tf.reshape(partial, [BLOCKS, x.shape[-1]]), axis=0)
+    return tf.reshape(total if rest is None else total + tf.reduce_sum(tf.square(rest), axis=0), _kept(x))
 
 
 def pinned(x):
@@ -105,7 +114,7 @@ def scale_and_shift(x, mean, variance, gamma, beta, epsilon):
 def gradient(dy, x, mean, variance, gamma, epsilon):
     """dx, dgamma and dbeta of batch normalization in two passes, for what `choose` calls fused."""
     # The kernel adds within an example, then over the examples: of 64 rows each, its sums stay exact.
-    rows = tf.stack([-1, _blocks(x, 64), 1, x.shape[-1]])
+    rows = [-1, BLOCKS, 1, x.shape[-1]]
     result = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=tf.reshape(dy, rows),
         x=tf.reshape(x, rows),
@@ -124,7 +133,7 @@ def gradient(dy, x, mean, variance, gamma, epsilon):
 
 
 def _channels_last(x, axes):
-    return list(axes) == list(range(x.shape.rank - 1))
+    return x.shape.rank > 1 and list(axes) == list(range(x.shape.rank - 1))
 
 
 def _on_cpu():
@@ -140,11 +149,10 @@ def _kept(x):
     return [1] * (x.shape.rank - 1) + [x.shape[-1]]
 
 
-def _blocks(x, most):
-    """Into how many equal blocks the rows of `x` are split: a power of two; few rows are not split."""
-    known = math.gcd(x.shape[1:-1].num_elements() or 1, most)
-    if known >= 8:
-        return known
-    rows = tf.size(x) // x.shape[-1]
-    power_of_two = tf.bitwise.bitwise_and(rows, -rows)
-    return tf.where(rows < 512, 1, tf.minimum(power_of_two, most))
+def _split(x, blocks):
+    """The rows of `x`, as many as `blocks` divides, and the rest; None if it is known that none is left."""
+    if (x.shape[:-1].num_elements() or x.shape[1:-1].num_elements() or 1) % blocks == 0:
+        return x, None
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    whole = tf.shape(rows)[0] // blocks * blocks
+    return rows[:whole], rows[whole:]

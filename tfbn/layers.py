@@ -86,7 +86,8 @@ class BatchNormalization(keras.layers.Layer):
         inputs: tensor ``[N, ..., C]``, the channels at `axis`. float16 and bfloat16 are computed, and
             their statistics kept, in float32.
         training: bool, boolean tensor or None. Default None, which Keras resolves to that of the
-            calling model.
+            calling model. Within a `tf.distribute` strategy a tensor will not do: replicas cannot meet
+            in a branch.
         mask: boolean tensor; where it is false, values do not count in the moments. Its axes are the
             first ones of `inputs`, each of the same length or 1; those left out are filled up. So
             ``[N, T]`` masks the steps of ``[N, T, C]``. Default None, or what a `Masking` layer before
@@ -154,8 +155,8 @@ class BatchNormalization(keras.layers.Layer):
         self.axis = arguments.axes("axis", axis)
         self.momentum = None if momentum is None else arguments.momentum("momentum", momentum)
         self.epsilon = arguments.positive("epsilon", epsilon)
-        self.center = center
-        self.scale = scale
+        self.center = arguments.flag("center", center)
+        self.scale = arguments.flag("scale", scale)
         self.beta_initializer = keras.initializers.get(beta_initializer)
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
         self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
@@ -164,10 +165,10 @@ class BatchNormalization(keras.layers.Layer):
         self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
-        self.renorm = renorm
+        self.renorm = arguments.flag("renorm", renorm)
         self.renorm_clipping = arguments.renorm_clipping(renorm, renorm_clipping)
         self.renorm_momentum = arguments.momentum("renorm_momentum", renorm_momentum)
-        self.synchronized = synchronized
+        self.synchronized = arguments.flag("synchronized", synchronized)
         self.unbiased = arguments.flag("unbiased", unbiased)
         self.debias = arguments.flag("debias", debias)
         if virtual_batch_size is not None:
@@ -235,12 +236,16 @@ class BatchNormalization(keras.layers.Layer):
         >>> float(layer.moving_mean[0])
         2.0
         """
+        if not self.built:
+            raise ValueError(f"{self.name} has no statistics yet. Call it on data, or build it, first.")
         for name, initializer in self._initial_statistics().items():
             weight = getattr(self, name)
             weight.assign(initializer(weight.shape, dtype=weight.dtype))
 
     def call(self, inputs, training=None, mask=None):
         x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        if isinstance(training, keras.Variable):
+            training = training.value
         if tf.is_tensor(training) and not tf.executing_eagerly():
             training = tf.logical_and(tf.cast(training, "bool"), self.trainable)
             y = tf.cond(training, lambda: self._train(x, mask), lambda: self._infer(x, mask))
@@ -257,6 +262,7 @@ class BatchNormalization(keras.layers.Layer):
         mask, size = _broadcast_mask(mask, x), self.virtual_batch_size
         if size is None:
             return self._by_batch(x, mask, update=True)
+        size = min(size, x.shape[0] or size)
         if mask is None and (x.shape[0] is None or x.shape[0] % size):
             mask = tf.ones(tf.shape(x), "bool")  # False where the last ghost batch is filled up
         if mask is not None:
@@ -299,14 +305,14 @@ class BatchNormalization(keras.layers.Layer):
             f"{self.name}: one value a channel, so the variance is 0 and the output beta, whatever the "
             "input. Use a larger batch, drop the remainder of the data, or set single_value='moving'."
         )
-        count = tf.get_static_value(batch.count)
-        if count is None and not kernels.under_xla():
+        lengths = [x.shape[axis] for axis in axes]
+        if (mask is not None or self.synchronized or None in lengths) and not kernels.under_xla():
             single = tf.reduce_any(tf.equal(batch.count, 1))
             if self.single_value == "raise":
                 tf.debugging.assert_equal(single, False, message)
             else:
                 tf.cond(single, lambda: tf.print(message, output_stream=sys.stderr), tf.no_op)
-        elif count is not None and (count == 1).any():
+        elif mask is None and all(length == 1 for length in lengths):
             if self.single_value == "raise":
                 raise ValueError(message)
             warnings.warn(message, stacklevel=2)
@@ -461,9 +467,13 @@ def _broadcast_mask(mask, x):
         return None
     mask = tf.cast(tf.convert_to_tensor(mask), "bool")
     rank = mask.shape.rank
-    if rank > x.shape.rank or not all(
-        length in (1, None) or wanted in (length, None)
-        for length, wanted in zip(mask.shape, x.shape[:rank], strict=True)
+    if (
+        rank is None
+        or rank > x.shape.rank
+        or not all(
+            length in (1, None) or wanted in (length, None)
+            for length, wanted in zip(mask.shape, x.shape[:rank], strict=True)
+        )
     ):
         raise ValueError(
             f"`mask` must have the first axes of the inputs, each of the same length or 1. Received: "
