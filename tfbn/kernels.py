@@ -50,7 +50,10 @@ def images(x, mean):
 
 def channel_sum(x, axes):
     """Sum of `x` over `axes`, which are kept with length one: ``[N, ..., C] -> [1, ..., C]``."""
-    few_rows = x.shape.rank == 2 and (x.shape[0] or 0) <= 4096 and not under_xla()
+    few_rows = (x.shape[:-1].num_elements() or 512) < 512
+    if x.shape.rank == 2 and not under_xla():
+        # A dense batch of unknown size is taken for one of some thousand rows: one operation, not ten.
+        few_rows = (x.shape[0] or 0) <= 4096
     if few_rows or not _channels_last(x, axes) or not _on_cpu():
         # The innermost axes first, those after the channels: TensorFlow would else transpose.
         inner = [a for a in axes if all(later in axes for later in range(a, x.shape.rank))]
@@ -59,7 +62,7 @@ def channel_sum(x, axes):
         return tf.reduce_sum(x, axis=axes, keepdims=True)
     # In blocks a sum is more exact, and XLA spreads it over the cores. It would join two sums, so the
     # second is a product, of few rows. (A GPU would round a product's factors to TensorFloat-32.)
-    blocks = 8 if under_xla() else BLOCKS
+    blocks = tf.where(tf.size(x) // x.shape[-1] < 512, 1, 8) if under_xla() else BLOCKS
     whole, rest = _split(x, blocks)
     partial = tf.reduce_sum(tf.reshape(whole, [blocks, -1, x.shape[-1]]), axis=1)
     total = tf.ones([1, blocks], x.dtype) @ partial
@@ -151,7 +154,7 @@ def _kept(x):
 
 def _split(x, blocks):
     """The rows of `x`, as many as `blocks` divides, and the rest; None if it is known that none is left."""
-    if (x.shape[:-1].num_elements() or x.shape[1:-1].num_elements() or 1) % blocks == 0:
+    if (x.shape[:-1].num_elements() or x.shape[1:-1].num_elements() or 1) % BLOCKS == 0:
         return x, None
     rows = tf.reshape(x, [-1, x.shape[-1]])
     whole = tf.shape(rows)[0] // blocks * blocks
