@@ -11,7 +11,7 @@ from __future__ import annotations
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util  # There is no public way to ask for XLA.
 
-BLOCKS = 64  # in which rows are summed
+BLOCKS = 32  # in which rows are summed; many a batch has a multiple of that
 
 
 def under_xla():
@@ -25,7 +25,8 @@ def choose(x, axes, fused, plain, least, whole_blocks=False):
     They apply on a CPU, outside XLA, to float32 with the channels last. (On a GPU the gradient expects
     the inverse of the standard deviation in place of the variance.) Below `least` their overhead of
     0.1 ms a call is not repaid. A batch of unknown size is taken to have 32 to 2,000 examples; where that
-    does not decide, its size does when it runs. With `whole_blocks` the rows have to be a multiple of 64.
+    does not decide, its size does when it runs. With `whole_blocks` the rows must be a multiple of
+    `BLOCKS`.
     """
     if x.dtype != tf.float32 or not _channels_last(x, axes) or not _on_cpu() or under_xla():
         return plain()
@@ -72,7 +73,7 @@ def channel_sum(x, axes):
 def channel_sum_of_squares(x):
     """Sum of `x**2` over all axes but the last, kept with length one, for what `choose` calls fused."""
     # The gradient of a depthwise convolution by its filter of size 1 is a sum of products that writes
-    # none. It adds one after the other in float32; spread over 64 times the channels it stays exact.
+    # none. It adds one after the other in float32; spread over 32 times the channels it stays exact.
     channels = BLOCKS * x.shape[-1]
     whole, rest = _split(x, BLOCKS)
     rows = tf.reshape(whole, [1, -1, 1, channels])
@@ -116,7 +117,7 @@ def scale_and_shift(x, mean, variance, gamma, beta, epsilon):
 
 def gradient(dy, x, mean, variance, gamma, epsilon):
     """dx, dgamma and dbeta of batch normalization in two passes, for what `choose` calls fused."""
-    # The kernel adds within an example, then over the examples: of 64 rows each, its sums stay exact.
+    # The kernel adds within an example, then over the examples: of 32 rows each, its sums stay exact.
     rows = [-1, BLOCKS, 1, x.shape[-1]]
     result = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=tf.reshape(dy, rows),
