@@ -11,7 +11,8 @@ from __future__ import annotations
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util  # There is no public way to ask for XLA.
 
-BLOCKS = 32  # in which rows are summed; many a batch has a multiple of that
+SUM_BLOCKS = 64  # in which rows are summed
+BLOCKS = 32  # in which the gradient's are; many a batch has a multiple of that
 
 
 def under_xla():
@@ -63,7 +64,7 @@ def channel_sum(x, axes):
         return tf.reduce_sum(x, axis=axes, keepdims=True)
     # In blocks a sum is more exact, and XLA spreads it over the cores. It would join two sums, so the
     # second is a product, of few rows. (A GPU would round a product's factors to TensorFloat-32.)
-    blocks = tf.where(tf.size(x) // x.shape[-1] < 512, 1, 8) if under_xla() else BLOCKS
+    blocks = tf.where(tf.size(x) // x.shape[-1] < 512, 1, 8) if under_xla() else SUM_BLOCKS
     whole, rest = _split(x, blocks)
     partial = tf.reduce_sum(tf.reshape(whole, [blocks, -1, x.shape[-1]]), axis=1)
     total = tf.ones([1, blocks], x.dtype) @ partial
@@ -73,9 +74,9 @@ def channel_sum(x, axes):
 def channel_sum_of_squares(x):
     """Sum of `x**2` over all axes but the last, kept with length one, for what `choose` calls fused."""
     # The gradient of a depthwise convolution by its filter of size 1 is a sum of products that writes
-    # none. It adds one after the other in float32; spread over 32 times the channels it stays exact.
-    channels = BLOCKS * x.shape[-1]
-    whole, rest = _split(x, BLOCKS)
+    # none. It adds one after the other in float32; spread over 64 times the channels it stays exact.
+    channels = SUM_BLOCKS * x.shape[-1]
+    whole, rest = _split(x, SUM_BLOCKS)
     rows = tf.reshape(whole, [1, -1, 1, channels])
     partial = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
         input=rows,
@@ -84,7 +85,7 @@ def channel_sum_of_squares(x):
         strides=[1, 1, 1, 1],
         padding="VALID",
     )
-    total = tf.reduce_sum(tf.reshape(partial, [BLOCKS, x.shape[-1]]), axis=0)
+    total = tf.reduce_sum(tf.reshape(partial, [SUM_BLOCKS, x.shape[-1]]), axis=0)
     return tf.reshape(total if rest is None else total + tf.reduce_sum(tf.square(rest), axis=0), _kept(x))
 
 
@@ -155,7 +156,7 @@ def _kept(x):
 
 def _split(x, blocks):
     """The rows of `x`, as many as `blocks` divides, and the rest; None if it is known that none is left."""
-    if (x.shape[:-1].num_elements() or x.shape[1:-1].num_elements() or 1) % BLOCKS == 0:
+    if (x.shape[:-1].num_elements() or x.shape[1:-1].num_elements() or 1) % SUM_BLOCKS == 0:
         return x, None
     rows = tf.reshape(x, [-1, x.shape[-1]])
     whole = tf.shape(rows)[0] // blocks * blocks
