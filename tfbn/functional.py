@@ -78,10 +78,20 @@ def moments(x, axes, mask=None, synchronized=False):
         # A product with zero would let a masked NaN or infinity through.
         return values if mask is None else tf.where(mask, values, tf.zeros_like(values))
 
-    def about(shift, count, sum_of_squares):
+    def about(shift, count, sum_of_squares, mean=None):
         shifted = x if shift is None else x - shift
-        sums = [kernels.channel_sum(kept(shifted), axes), sum_of_squares(kept(shifted))]
-        first, second = sum_over_replicas(sums, synchronized)
+        second = sum_of_squares(kept(shifted))
+        if mean is not None and not synchronized and kernels.under_xla():
+            # XLA reads `x` for each sum. This one is what rounding took from the mean: of a mean near
+            # zero nothing that matters. In a branch of its own it is read where it is needed alone.
+            first = tf.cond(
+                tf.reduce_all(tf.square(mean) * count <= 4 * second),
+                lambda: (mean - shift) * count,
+                lambda: kernels.channel_sum(kept(x - shift), axes),
+            )
+        else:
+            first = kernels.channel_sum(kept(shifted), axes)
+        first, second = sum_over_replicas([first, second], synchronized)
         offset = tf.math.divide_no_nan(first, count)
         variance = tf.nn.relu(tf.math.divide_no_nan(second, count) - tf.square(offset))
         shift = tf.zeros_like(offset) if shift is None else shift
@@ -96,6 +106,7 @@ def moments(x, axes, mask=None, synchronized=False):
             kernels.pinned(tf.stop_gradient(mean)),
             count_of_all,
             lambda values: kernels.channel_sum(tf.square(values), axes),
+            mean,
         )
         # Differences from a mean near zero are rounded, all in one direction: there the sum is better.
         near = tf.square(mean) <= batch.variance
@@ -189,7 +200,8 @@ def batch_normalize(x, batch, gamma, beta, epsilon, axes, mask=None, synchronize
         # Every replica's outputs depend on this replica's x through the shared moments, whereas gamma
         # and beta are each replica's own: the strategy adds their gradients.
         sums = sum_over_replicas([dbeta, dgamma], synchronized)
-        through_moments = tf.math.divide_no_nan(sums[0] + x_hat * sums[1], batch.count)
+        means = [tf.math.divide_no_nan(total, batch.count) for total in sums]
+        through_moments = means[0] + x_hat * means[1]
         if mask is not None:
             through_moments = tf.where(mask, through_moments, tf.zeros_like(dy))
         return gamma * inverse_stddev * (dy - through_moments), dgamma, dbeta
@@ -258,19 +270,19 @@ def normalize(x, mean, variance, gamma, beta, epsilon):
 def moving_average(average, value, momentum):
     """One step of a moving average, `momentum` being the share that is kept.
 
-        average = average * momentum + value * (1 - momentum)
+        average = average + (value - average) * (1 - momentum)
 
     PyTorch calls the other share, ``1 - momentum``, momentum. With the momentum of
-    `cumulative_momentum` it is the mean of all values.
+    `cumulative_momentum` it is the mean of all values. With a momentum of 1 the average stays, even
+    where `value` is not finite.
 
     >>> float(moving_average(tf.constant(10.0), 20.0, momentum=0.75))
     12.5
 
     Source: Ioffe and Szegedy 2015, section 3.1.
     """
-    # Rounded first, the two shares sum to exactly one; else a float32 average is off by 1e-5 at 0.999.
     momentum = tf.convert_to_tensor(momentum, average.dtype)
-    return average * momentum + value * (1 - momentum)
+    return average + tf.math.multiply_no_nan(value - average, 1 - momentum)
 
 
 def cumulative_momentum(seen, count):

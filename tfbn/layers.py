@@ -332,19 +332,17 @@ class BatchNormalization(keras.layers.Layer):
         """Move the averages towards the moments of the batch, where it says something of a channel."""
         mean, variance, count = (tf.cast(value, self.moving_mean.dtype) for value in self._pooled(batch))
         usable = (count > 0) & tf.math.is_finite(mean + variance)
-        momentum = self.momentum
-        if momentum is None:
-            momentum = functional.cumulative_momentum(self.count.value, count)
-
-        def assign(weight, value):
-            weight.assign(tf.where(usable, value, weight.value))
 
         def move(weight, value, momentum):
             average = weight.value
             if self.debias:
-                average = tf.where(self.count > 0, average, 0)
-            assign(weight, functional.moving_average(average, value, momentum))
+                average = tf.where((self.count > 0) | ~usable, average, 0)
+            kept = tf.where(usable, tf.convert_to_tensor(momentum, value.dtype), 1)
+            weight.assign(functional.moving_average(average, value, kept))
 
+        momentum = self.momentum
+        if momentum is None:
+            momentum = functional.cumulative_momentum(self.count.value, count)
         move(self.moving_mean, mean, momentum)
         if self.renorm:
             stddev = tf.sqrt(variance + self.epsilon)
@@ -352,13 +350,13 @@ class BatchNormalization(keras.layers.Layer):
             move(self.renorm_stddev, stddev, self.renorm_momentum)
             move(self.moving_stddev, stddev, momentum)
             # It includes epsilon, and inference adds it again.
-            assign(self.moving_variance, tf.nn.relu(tf.square(self.moving_stddev) - self.epsilon))
+            variance = tf.nn.relu(tf.square(self.moving_stddev) - self.epsilon)
+            self.moving_variance.assign(tf.where(usable, variance, self.moving_variance))
         else:
             move(self.moving_variance, variance, momentum)
-        if self.momentum is None:
-            assign(self.count, self.count + count)
-        elif self.debias:
-            assign(self.count, self.count + 1)
+        if self.momentum is None or self.debias:
+            joining = count if self.momentum is None else 1.0
+            self.count.assign_add(tf.where(usable, joining, 0))
 
     def _pooled(self, batch):
         """Mean, variance and count of the whole batch on all replicas, in the shape of the weights."""
