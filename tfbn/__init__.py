@@ -12,8 +12,22 @@ if Path(sys.argv[0]).stem != "tfbn":
     from tfbn import data
     from tfbn.compare import compare
     from tfbn.comparison import Comparison
+    from tfbn.inference.diagnose import Diagnosis, diagnose
+    from tfbn.inference.from_torch import from_torch
+    from tfbn.inference.recalibrate import recalibrate
     from tfbn.layers import BatchNormalization
     from tfbn.models import Model
     from tfbn.solver import Solver
 
-__all__ = ["BatchNormalization", "Comparison", "Model", "Solver", "compare", "data"]
+__all__ = [
+    "BatchNormalization",
+    "Comparison",
+    "Diagnosis",
+    "Model",
+    "Solver",
+    "compare",
+    "data",
+    "diagnose",
+    "from_torch",
+    "recalibrate",
+]

@@ -1,4 +1,4 @@
-"""The command `tfbn`: arguments in, text out. The only file that prints."""
+"""The command `tfbn`: arguments in, text out. With `cli_inference`, the only file that prints."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import shlex
 import signal
 import sys
-import tempfile
 import time
 import warnings
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tfbn import cli_inference
+from tfbn.console import hushed, open_console
 
 INTERRUPTED = 130
 
@@ -75,8 +76,8 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
             if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
                 options[name] = value
     out = out or time.strftime(f"runs/{dataset.replace('/', '-')}-%Y%m%d-%H%M%S")
-    console = _console(as_json)
-    with console.status("Loading TensorFlow"), _hushed():
+    console = open_console(as_json)
+    with console.status("Loading TensorFlow"), hushed():
         import keras
         from absl import logging
 
@@ -132,7 +133,7 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
             command=shlex.join(["tfbn", *sys.argv[1:]]),
         )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Nothing must be lost between here and the files.
-    with console.status("Saving"), _hushed():
+    with console.status("Saving"), hushed():
         folder = result.save(out)
     console.print()
     console.print(result.table())
@@ -143,6 +144,10 @@ def compare(context, dataset, data_dir, out, no_fallback, as_json, quick, **opti
     if as_json:
         print(result.to_json())
     return INTERRUPTED if result.about["interrupted"] else 0
+
+
+for command in cli_inference.COMMANDS:
+    cli.add_command(command)
 
 
 @cli.group()
@@ -156,11 +161,11 @@ def bench():
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
 def bench_solver(steps, repeats, as_json):
     """One training step of both nets of `tfbn compare`: ours, Keras', PyTorch's and JAX'."""
-    console = _console(as_json)
-    with console.status("Loading TensorFlow"), _hushed():
+    console = open_console(as_json)
+    with console.status("Loading TensorFlow"), hushed():
         from tfbn import bench_solver
         from tfbn.history import to_json
-    with console.status("Timing") as status, _hushed():
+    with console.status("Timing") as status, hushed():
         result = bench_solver.solver(steps, repeats, on_run=lambda text: status.update(f"Timing {text}"))
     console.print(bench_solver.table(result))
     if as_json:
@@ -172,11 +177,11 @@ def bench_solver(steps, repeats, as_json):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
 def bench_layer(repeats, as_json):
     """One layer, training and inference: ours, Keras', PyTorch's, and a plain copy. Some two minutes."""
-    console = _console(as_json)
-    with console.status("Loading TensorFlow"), _hushed():
+    console = open_console(as_json)
+    with console.status("Loading TensorFlow"), hushed():
         from tfbn import bench_layer
         from tfbn.history import to_json
-    with console.status("Timing") as status, _hushed():
+    with console.status("Timing") as status, hushed():
         result = bench_layer.layer(repeats, on_case=lambda text: status.update(f"Timing {text}"))
     console.print(bench_layer.table(result))
     if as_json:
@@ -209,35 +214,10 @@ def _live(console, arms, epochs):
         yield on_epoch
 
 
-def _console(stderr):
-    """Lines as wide as the terminal, and unbroken where there is none."""
-    console = Console(stderr=stderr, highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    return console
-
-
-@contextlib.contextmanager
-def _hushed():
-    """Keep what TensorFlow's C++ prints on standard error as it starts, about CPU and CUDA, to itself."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            sys.stderr.flush()
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
 def main():
     """Run the command; bad input ends in one line on standard error and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    errors = _console(stderr=True)
+    errors = open_console(stderr=True)
     warnings.showwarning = lambda message, *_, **__: errors.print(f"Warning: {message}")
     try:
         code = cli.main(prog_name="tfbn", standalone_mode=False)

@@ -270,7 +270,7 @@ def normalize(x, mean, variance, gamma, beta, epsilon):
 def moving_average(average, value, momentum):
     """One step of a moving average, `momentum` being the share that is kept.
 
-        average = average + (value - average) * (1 - momentum)
+        average = average * momentum + value * (1 - momentum)
 
     PyTorch calls the other share, ``1 - momentum``, momentum. With the momentum of
     `cumulative_momentum` it is the mean of all values. With a momentum of 1 the average stays, even
@@ -281,8 +281,9 @@ def moving_average(average, value, momentum):
 
     Source: Ioffe and Szegedy 2015, section 3.1.
     """
+    # Rounded first, the two shares sum to exactly one; else a float32 average is off by 1e-5 at 0.999.
     momentum = tf.convert_to_tensor(momentum, average.dtype)
-    return average + tf.math.multiply_no_nan(value - average, 1 - momentum)
+    return average * momentum + tf.math.multiply_no_nan(value, 1 - momentum)
 
 
 def cumulative_momentum(seen, count):

@@ -255,11 +255,11 @@ class BatchNormalization(keras.layers.Layer):
 
     def _infer(self, x, mask):
         if self.test_local_stats:
-            return self._by_batch(x, _broadcast_mask(mask, x), update=False)
+            return self._by_batch(x, broadcast_mask(mask, x), update=False)
         return functional.normalize(x, *self._averages(x), *self._gamma_and_beta(x), self.epsilon)
 
     def _train(self, x, mask):
-        mask, size = _broadcast_mask(mask, x), self.virtual_batch_size
+        mask, size = broadcast_mask(mask, x), self.virtual_batch_size
         if size is None:
             return self._by_batch(x, mask, update=True)
         size = min(size, x.shape[0] or size)
@@ -459,7 +459,7 @@ class BatchNormalization(keras.layers.Layer):
         }
 
 
-def _broadcast_mask(mask, x):
+def broadcast_mask(mask, x):
     """A mask of the first axes of `x` as booleans of the shape of `x`, or None."""
     if mask is None:
         return None

@@ -1,0 +1,181 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import tfbn
+
+KINDS = pytest.mark.parametrize(
+    "kind", [tfbn.BatchNormalization, keras.layers.BatchNormalization], ids=["tfbn", "keras"]
+)
+
+
+def norm_alone(kind=tfbn.BatchNormalization, mean=0.0, variance=1.0, behind=None, **options):
+    """Batch norm as the first layer, so that its inputs are the data."""
+    layers = [kind(epsilon=1e-3, name="norm", **options), *([behind] if behind else [])]
+    model = keras.Sequential([keras.Input([3]), *layers, keras.layers.Dense(2)])
+    weights = {"gamma": np.ones(3), "beta": np.zeros(3)}
+    layer = model.layers[0]
+    layer.set_weights(
+        [
+            *weights.values(),
+            np.broadcast_to(mean, [3]),
+            np.broadcast_to(variance, [3]),
+            *layer.get_weights()[4:],
+        ]
+    )
+    return model
+
+
+@pytest.fixture
+def x(rng):
+    return rng.normal([5, 0, -1], [2, 1, 0.5], [203, 3]).astype("float32")
+
+
+@KINDS
+def test_numbers_are_those_of_the_data(x, kind):
+    model = norm_alone(kind, mean=[4, 0, -1], variance=[4, 3, 0.25])
+    (row,) = tfbn.diagnose(model, x, batch_size=50).layers
+    data = x.astype("float64")
+    spread = data.var(0) + 1e-3
+    np.testing.assert_allclose(
+        row["mean_error"], abs(np.array([4, 0, -1]) - data.mean(0)) / spread**0.5, rtol=1e-4
+    )
+    np.testing.assert_allclose(row["variance_ratio"], (np.array([4, 3, 0.25]) + 1e-3) / spread, rtol=1e-4)
+    means = np.array([data[start : start + 50].mean(0) for start in range(0, 203, 50)])
+    assert row["noise"] == pytest.approx(np.median(means.std(0) / spread**0.5), rel=1e-4)
+    assert (row["name"], row["channels"], row["momentum"], row["steps"]) == ("norm", 3, 0.99, None)
+
+
+@KINDS
+def test_ways_are_those_of_the_words(x, kind):
+    """Loss, accuracy and flips from outputs that plain NumPy computes."""
+    model, y = norm_alone(kind, mean=3.0, variance=2.0), (x[:, 1] > 0).astype(int)
+    kernel, bias = (w.numpy().astype("float64") for w in model.layers[-1].weights)
+    data = x.astype("float64")
+
+    def score(normalized, usual=None):
+        logits = normalized @ kernel + bias
+        chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        votes = logits.argmax(1)
+        usual = votes if usual is None else usual
+        loss = -np.log(chances[np.arange(len(y)), y]).mean()
+        return {"loss": loss, "accuracy": (votes == y).mean(), "flips": (votes != usual).mean()}, votes
+
+    parts = np.split(data, range(64, 203, 64))
+    by_batch = np.concatenate([(part - part.mean(0)) / np.sqrt(part.var(0) + 1e-3) for part in parts])
+    moving, usual = score((data - 3) / np.sqrt(2 + 1e-3))
+    expected = {
+        "moving": moving,
+        "batch": score(by_batch, usual)[0],
+        "recalibrated": score((data - data.mean(0)) / np.sqrt(data.var(0) + 1e-3), usual)[0],
+        "single": score(0 * data, usual)[0],
+    }
+    ways = tfbn.diagnose(model, (x, y), batch_size=64).ways
+    assert list(ways) == list(expected)
+    for name, way in expected.items():
+        assert ways[name] == pytest.approx(way, rel=1e-3), name
+
+
+def test_the_model_is_as_before(x):
+    model = norm_alone(mean=3.0)
+    before = model.get_weights()
+    tfbn.diagnose(model, (x, np.zeros(203)))
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_lag_is_named_and_recalibration_mends_it(mnist):
+    """100 steps at a momentum of 0.99, as in a short first training."""
+    keras.utils.set_random_seed(0)
+    model = tfbn.Model(784, 10, (100,), seed=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss=loss, metrics=["accuracy"])
+    model.fit(mnist.train.x[:3200], mnist.train.y[:3200], batch_size=32, verbose=0)
+    found = tfbn.diagnose(model, mnist.validation)
+    assert found.layers[0]["steps"] == 100
+    assert found.layers[0]["start_left"] == pytest.approx(0.99**100)
+    (said,) = [said for said in found.findings if "lag" in said]
+    assert "after 100 steps at a momentum of 0.99 they still hold 37% of their start" in said
+    tfbn.recalibrate(model, mnist.train)
+    mended = tfbn.diagnose(model, mnist.validation)
+    assert mended.ways["moving"]["accuracy"] >= mended.ways["batch"]["accuracy"] - 0.005
+    assert mended.ways["moving"]["accuracy"] > found.ways["moving"]["accuracy"]
+    assert mended.findings == ["No fault found: the moving averages are those of the data."]
+
+
+@pytest.mark.parametrize(
+    ("make", "steps", "said"),
+    [
+        (lambda x: norm_alone(mean=9.0), None, "forgets its start in some 458 steps"),
+        (lambda x: norm_alone(mean=9.0), 5000, "not the data, or not the weights"),
+        (lambda x: norm_alone(mean=9.0, momentum=None), 10, "not the data, or not the weights"),
+        (lambda x: norm_alone(mean=9.0, debias=True), 10, "not the data, or not the weights"),
+        (lambda x: norm_alone(mean=40.0, behind=keras.layers.ReLU()), None, "dead"),
+        (lambda x: norm_alone(mean=40.0, behind=keras.layers.Activation("relu")), None, "dead"),
+        (lambda x: norm_alone(mean=-40.0, behind=keras.layers.Activation("tanh")), None, "saturated"),
+    ],
+)
+def test_findings(x, make, steps, said):
+    model = make(x)
+    if hasattr(model.layers[0], "count"):
+        model.layers[0].count.assign(np.full(3, 1000.0))
+    findings = tfbn.diagnose(model, x, steps=steps).findings
+    assert any(said in finding for finding in findings), findings
+
+
+def test_no_relu_no_dead_channel(x):
+    (row,) = tfbn.diagnose(norm_alone(mean=40.0), x).layers
+    assert (row["dead"], row["saturated"]) == (0, 0)
+
+
+def test_constant_inputs_are_near_epsilon(x):
+    (row,) = tfbn.diagnose(norm_alone(), x * [1, 0, 1]).layers
+    assert row["near_epsilon"] == 1
+
+
+def test_small_batches_are_noisy(x):
+    diagnosis = tfbn.diagnose(norm_alone(), x, batch_size=2)
+    assert diagnosis.layers[0]["noise"] > 0.5
+    assert any("larger or better mixed batches" in said for said in diagnosis.findings)
+
+
+def test_without_labels_and_with_one_output(x):
+    assert tfbn.diagnose(norm_alone(), x).ways["batch"]["accuracy"] is None
+    model = keras.Sequential([keras.Input([3]), tfbn.BatchNormalization(), keras.layers.Dense(1)])
+    ways = tfbn.diagnose(model, (x, x[:, 0]), loss="mse").ways
+    assert ways["moving"]["loss"] > 0
+    assert (ways["batch"]["accuracy"], ways["batch"]["flips"]) == (None, None)
+    assert "-" in tfbn.diagnose(model, x).table()
+
+
+def test_several_inputs_in_a_dict(x):
+    inputs = {"left": keras.Input([3], name="left"), "right": keras.Input([3], name="right")}
+    joined = tfbn.BatchNormalization()(keras.layers.Add()([inputs["left"], inputs["right"]]))
+    model = keras.Model(inputs, keras.layers.Dense(2)(joined))
+    (row,) = tfbn.diagnose(model, {"left": x, "right": 0 * x}).layers
+    np.testing.assert_allclose(row["mean_error"], abs(x.mean(0)) / np.sqrt(x.var(0) + 1e-3), rtol=1e-3)
+
+
+def test_text_json_and_figure(x, tmp_path):
+    diagnosis = tfbn.diagnose(norm_alone(mean=3.0), (x, x[:, 0] > 5))
+    table = diagnosis.table()
+    for words in (
+        "layer",
+        "norm ",
+        "moving averages, as in use",
+        "statistics of batches of 32",
+        "each example",
+    ):
+        assert words in table
+    assert max(map(len, table.split("\n\n")[0].splitlines())) <= 90
+    content = json.loads(diagnosis.to_json())
+    assert content["layers"][0]["channels"] == 3
+    assert content["examples"] == 203
+    left, right = diagnosis.plot()
+    assert left.get_xlabel() and right.get_xlabel()
+    points = np.concatenate([line.get_xdata() for line in left.lines[:1]])
+    np.testing.assert_allclose(points, diagnosis.layers[0]["mean_error"])
+    diagnosis.save_figure(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000

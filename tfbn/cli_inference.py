@@ -1,0 +1,155 @@
+"""The commands that take a finished model: diagnose, recalibrate, fold, export."""
+
+from __future__ import annotations
+
+import functools
+
+import click
+from rich.markup import escape
+
+from tfbn.console import hushed, open_console
+
+
+def names(context, parameter, text):
+    """A click callback: "a,b" -> ("a", "b")."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def of_a_model(split, command):
+    """Options of the commands that take a finished MODEL; they show as click collects them, last first."""
+    options = [
+        click.argument("path", metavar="MODEL"),
+        click.option("--dataset", default="mnist", help="A data set, as in `tfbn compare`."),
+        click.option(
+            "--split",
+            default=split,
+            type=click.Choice(["train", "validation", "test"]),
+            help="The part of the data set to take.",
+        ),
+        click.option(
+            "--data-dir",
+            help="Folder of prepared data.",
+            show_default="$TFDS_DATA_DIR or ~/tensorflow_datasets",
+        ),
+    ]
+    return functools.reduce(lambda command, option: option(command), reversed(options), command)
+
+
+def _open(console, path, out=None):
+    """The model in the file `path`, once `out` is known to be a file that can be written."""
+    with console.status("Loading TensorFlow"), hushed():
+        from absl import logging
+
+        import tfbn.models  # noqa: F401  so that Keras knows its classes
+        from tfbn.inference import files
+
+        logging.set_verbosity(logging.ERROR)
+        if out is not None:
+            files.check_new_file(out)
+        return files.load(path)
+
+
+def _examples(console, model, dataset, data_dir, split):
+    """A split of a data set, in the shape that `model` takes."""
+    with console.status(escape(f"Loading {dataset}")):
+        from tfbn import data
+
+        flat = len(model.inputs) == 1 and len(model.inputs[0].shape) == 2
+        loaded = data.load(dataset, data_dir=data_dir, flatten=flat)
+    examples = loaded.splits()[split]
+    console.print(f"{len(examples.y):,} examples: the {split} split of {loaded.title}, {loaded.source}")
+    return examples
+
+
+@click.command()
+@functools.partial(of_a_model, "validation")
+@click.option("--batch-size", default=32, type=click.IntRange(1), help="That of training.")
+@click.option("--steps", type=click.IntRange(0), help="Steps of training, if MODEL does not say.")
+@click.option("--out", help="A PNG file for the figure.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
+def diagnose(path, dataset, split, data_dir, batch_size, steps, out, as_json):
+    """Look whether MODEL, a .keras file, normalises by the statistics of its data."""
+    console = open_console(as_json)
+    model = _open(console, path)
+    examples = _examples(console, model, dataset, data_dir, split)
+    with console.status("Running the model"), hushed():
+        from tfbn.inference.diagnose import diagnose as run
+
+        diagnosis = run(model, examples, batch_size, steps)
+        if out:
+            diagnosis.save_figure(out)
+    console.print()
+    console.print(diagnosis.table())
+    if out:
+        console.print(f"\nSaved the figure as {out}", soft_wrap=True)
+    if as_json:
+        print(diagnosis.to_json())
+
+
+@click.command()
+@functools.partial(of_a_model, "train")
+@click.option("--out", required=True, help="The .keras file to write.")
+@click.option("--batch-size", default=256, type=click.IntRange(1), help="Examples at a time.")
+@click.option("--unbiased", is_flag=True, help="Apply Bessel's correction to the variances.")
+@click.option("--one-pass", is_flag=True, help="Read the data once, all layers normalising by batches.")
+def recalibrate(path, dataset, split, data_dir, out, **options):
+    """Write MODEL, a .keras file, with the statistics of the data in place of moving averages."""
+    console = open_console(False)
+    model = _open(console, path, out)
+    examples = _examples(console, model, dataset, data_dir, split)
+    with console.status("Running the model") as status, hushed():
+        from tfbn.inference import files
+        from tfbn.inference.recalibrate import recalibrate as run
+
+        def tell(name, done, batch):
+            status.update(escape(f"{name or 'All layers'}, batch {batch}; layers done: {done}"))
+
+        files.save(run(model, examples, on_batch=tell, **options), out)
+    console.print(f"Saved {out}", soft_wrap=True)
+
+
+@click.command()
+@click.argument("path", metavar="MODEL")
+@click.option("--out", required=True, help="The .keras file to write.")
+def fold(path, out):
+    """Write MODEL, a .keras file, with its batch norm layers folded into their neighbours."""
+    console = open_console(False)
+    model = _open(console, path, out)
+    with console.status("Folding"), hushed():
+        from tfbn.inference import files
+        from tfbn.inference.fold import fold as run
+
+        folded = run(model)
+        files.save(folded, out)
+    console.print(folded.folding.table())
+    console.print(f"Saved {out}", soft_wrap=True)
+
+
+@click.command()
+@click.argument("path", metavar="MODEL")
+@click.option("--out", required=True, help="The folder to write.")
+@click.option(
+    "--formats", default="savedmodel", callback=names, help="Of savedmodel, litert and onnx, with commas."
+)
+@click.option("--fold/--no-fold", "fold_first", default=True, help="Fold batch norm away first.")
+@click.option("--images", is_flag=True, help="Add a signature from uint8 images to probabilities.")
+def export(path, out, formats, fold_first, images):
+    """Export MODEL, a .keras file, and prove in each format's own runtime that it gives the same."""
+    console = open_console(False)
+    model = _open(console, path)
+    with console.status("Exporting") as status, hushed():
+        from tfbn.inference.export import export as run
+
+        result = run(
+            model,
+            out,
+            formats=formats,
+            fold=fold_first,
+            images=images,
+            on_format=lambda text: status.update(f"Exporting {text}"),
+        )
+    console.print(result.table())
+    console.print(f"Saved in {out}", soft_wrap=True)
+
+
+COMMANDS = (diagnose, recalibrate, fold, export)

@@ -1,0 +1,1 @@
+"""What you do to a finished model: look at its statistics, renew them, fold them away, export it."""
