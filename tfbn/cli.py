@@ -237,6 +237,6 @@ def main():
         errors.print("Error: this does not fit into memory. Take fewer or narrower layers, or less data.")
         code = 2
     except (click.Abort, KeyboardInterrupt):
-        errors.print("Interrupted before the first epoch: nothing was written.")
+        errors.print("Interrupted: nothing was written.")
         code = INTERRUPTED
     sys.exit(code)
