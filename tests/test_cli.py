@@ -209,7 +209,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, 
     check_bad(ended.value.code, capfd.readouterr().err, message, tmp_path)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [BAD[0], BAD[11], BAD[12]], ids=lambda value: str(value))
+@pytest.mark.parametrize(("arguments", "message"), BAD[11:12], ids=lambda value: str(value))
 def test_bad_input_to_the_process(tmp_path, arguments, message):
     done = tfbn_command("compare", "--data-dir", "nothing", *arguments, cwd=tmp_path, **OFFLINE)
     check_bad(done.returncode, done.stderr, message, tmp_path)

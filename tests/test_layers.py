@@ -158,36 +158,6 @@ def test_regularizers_constraints_and_initializers_take_effect():
     assert layer.beta.constraint(tf.constant([-1.0])).numpy() == 0
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_reloaded_in_a_fresh_process(rng, tmp_path, python, options):
-    """.keras needs `import tfbn` alone; a SavedModel not even that, and takes any batch size."""
-    inputs = keras.Input([5])
-    model = keras.Model(inputs, tfbn.BatchNormalization(**options)(inputs))
-    for _ in range(3):
-        model(rng.normal(2, 3, [16, 5]), training=True)
-    x = rng.normal(2, 3, [257, 5]).astype("float32")
-    np.savez(tmp_path / "expected.npz", x=x, y=model(x))
-    model.save(tmp_path / "model.keras")
-    model.export(tmp_path / "exported", verbose=False)
-    errors = python(
-        """
-import sys
-import numpy as np
-import tensorflow as tf
-expected = np.load("expected.npz")
-x, y = expected["x"], expected["y"]
-sys.modules["tfbn"] = None  # Importing it fails.
-served = tf.saved_model.load("exported")
-print(np.abs(served.serve(x) - y).max(), np.abs(served.serve(x[:1]) - y[:1]).max())
-del sys.modules["tfbn"]
-import keras
-import tfbn
-print(np.abs(keras.models.load_model("model.keras")(x) - y).max())
-"""
-    )
-    assert max(map(float, errors.split())) < 1e-6
-
-
 def test_config_round_trip():
     layer = tfbn.BatchNormalization(
         axis=1, momentum=0.5, epsilon=0.1, renorm=True, renorm_clipping={"rmax": 2.0}, synchronized=True,
