@@ -25,6 +25,7 @@ FLOORS = {
     "bench_solver": 4,
     "inference.batchnorms": 3,
     "inference.files": 3,
+    "inference.graphs": 3,
     "inference.examples": 4,
     "inference.recalibrate": 5,
     "inference.diagnose": 6,

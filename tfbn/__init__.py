@@ -13,6 +13,7 @@ if Path(sys.argv[0]).stem != "tfbn":
     from tfbn.compare import compare
     from tfbn.comparison import Comparison
     from tfbn.inference.diagnose import Diagnosis, diagnose
+    from tfbn.inference.fold import Folding, fold
     from tfbn.inference.from_torch import from_torch
     from tfbn.inference.recalibrate import recalibrate
     from tfbn.layers import BatchNormalization
@@ -23,11 +24,13 @@ __all__ = [
     "BatchNormalization",
     "Comparison",
     "Diagnosis",
+    "Folding",
     "Model",
     "Solver",
     "compare",
     "data",
     "diagnose",
+    "fold",
     "from_torch",
     "recalibrate",
 ]
