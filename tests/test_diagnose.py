@@ -112,9 +112,6 @@ def test_lag_is_named_and_recalibration_mends_it(mnist):
         (lambda x: norm_alone(mean=9.0), 5000, "not the data, or not the weights"),
         (lambda x: norm_alone(mean=9.0, momentum=None), 10, "not the data, or not the weights"),
         (lambda x: norm_alone(mean=9.0, debias=True), 10, "not the data, or not the weights"),
-        (lambda x: norm_alone(mean=40.0, behind=keras.layers.ReLU()), None, "dead"),
-        (lambda x: norm_alone(mean=40.0, behind=keras.layers.Activation("relu")), None, "dead"),
-        (lambda x: norm_alone(mean=-40.0, behind=keras.layers.Activation("tanh")), None, "saturated"),
     ],
 )
 def test_findings(x, make, steps, said):
@@ -125,9 +122,21 @@ def test_findings(x, make, steps, said):
     assert any(said in finding for finding in findings), findings
 
 
-def test_no_relu_no_dead_channel(x):
-    (row,) = tfbn.diagnose(norm_alone(mean=40.0), x).layers
-    assert (row["dead"], row["saturated"]) == (0, 0)
+@pytest.mark.parametrize(
+    ("behind", "counts", "said"),
+    [
+        (keras.layers.ReLU, (2, 0), "2 of 3 channels are never positive ahead of a ReLU: dead"),
+        (lambda: keras.layers.Activation("relu"), (2, 0), "dead"),
+        (lambda: keras.layers.Activation("tanh"), (0, 2), "2 of 3 channels are beyond ±4 almost always"),
+        (keras.layers.Identity, (0, 0), "No fault found"),
+    ],
+)
+def test_dead_and_saturated_channels(x, behind, counts, said):
+    model = tfbn.recalibrate(norm_alone(behind=behind()), x)
+    model.layers[0].beta.assign([-40.0, 0.0, -40.0])
+    diagnosis = tfbn.diagnose(model, x)
+    assert tuple(diagnosis.layers[0][key] for key in ("dead", "saturated")) == counts
+    assert said in diagnosis.findings[0]
 
 
 def test_constant_inputs_are_near_epsilon(x):

@@ -14,6 +14,7 @@ QUICK = {"epochs": 1, "seeds": 1, "repeats": 3}
 SAID = {
     "side_by_side": "One seed says nothing of chance",
     "the_layer": "the closed form is",
+    "from_training_to_serving": "the moving averages are to blame",
 }
 
 

@@ -13,6 +13,7 @@ if Path(sys.argv[0]).stem != "tfbn":
     from tfbn.compare import compare
     from tfbn.comparison import Comparison
     from tfbn.inference.diagnose import Diagnosis, diagnose
+    from tfbn.inference.export import Export, export
     from tfbn.inference.fold import Folding, fold
     from tfbn.inference.from_torch import from_torch
     from tfbn.inference.recalibrate import recalibrate
@@ -24,12 +25,14 @@ __all__ = [
     "BatchNormalization",
     "Comparison",
     "Diagnosis",
+    "Export",
     "Folding",
     "Model",
     "Solver",
     "compare",
     "data",
     "diagnose",
+    "export",
     "fold",
     "from_torch",
     "recalibrate",

@@ -24,6 +24,12 @@ SATURATED = 4.0  # sigmoid and tanh are flat beyond
 MOST = 0.95
 NOISY = 0.5  # standard deviations
 WORSE = 0.01  # accuracy
+SPOILED = {
+    "dead": "are never positive ahead of a ReLU: dead. Lower the learning rate, or look at gamma and beta.",
+    "saturated": "are beyond ±4 almost always: saturated. Look at gamma and beta.",
+    "near_epsilon": "have a variance near epsilon, which then sets their scale. Remove constant inputs, or "
+    "lower epsilon.",
+}
 WAYS = {
     "moving": "moving averages, as in use",
     "batch": "statistics of batches of {batch_size}",
@@ -233,14 +239,10 @@ def _findings(rows, ways):
                 f"by up to a factor of {factor:.1f}. {_why(row)} Recalibrate (tfbn.recalibrate)"
             )
             found.append((max(off, factor), said + _prevention(row)))
-        for key, what in {
-            "dead": "never positive ahead of a ReLU: dead. A lower learning rate or another start helps.",
-            "saturated": "beyond ±4 almost always: saturated. Look at gamma and beta.",
-            "near_epsilon": "of a variance near epsilon, which then sets their scale. Remove constant "
-            "inputs, or lower epsilon.",
-        }.items():
-            if row[key]:
-                found.append((0, f"{row['name']}: {row[key]} of {row['channels']} channels {what}"))
+        else:  # What comes out is by statistics that are right.
+            for key, what in SPOILED.items():
+                if row[key]:
+                    found.append((0, f"{row['name']}: {row[key]} of {row['channels']} channels {what}"))
         if row["noise"] > NOISY:
             said = (
                 f"{row['name']}: the means of batches scatter by {row['noise']:.1f} standard deviations. "
