@@ -45,7 +45,7 @@ def test_files_that_it_names_exist():
     for name in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (conftest.ROOT / name).exists(), name
     floors = re.findall(r"`(\w+\.py)`", README)
-    assert {path.name for path in (conftest.ROOT / "tfbn").glob("[a-z]*.py")} == set(floors)
+    assert {path.name for path in (conftest.ROOT / "tfbn").rglob("[a-z]*.py")} == set(floors)
 
 
 def test_ci_runs_the_test_command_that_it_names():

@@ -148,11 +148,28 @@ def test_nested_subclassed_and_shared_layers(rng):
 
     model, x = Mine(), rng.normal(2, 3, [40, 4]).astype("float32")
     model(x)
+    model.norm.gamma.assign([3.0, 3.0, 3.0])
     tfbn.recalibrate(model, x, batch_size=16)
     inner = model.inner(x).numpy()
     np.testing.assert_allclose(inner.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(inner.var(0), 1, atol=1e-2)  # epsilon
-    assert (model.norm.moving_variance.numpy() > 0).all()
+    # Of both calls' inputs, the second's being the first one's output by the averages that it had.
+    both = np.concatenate([inner, 3 * inner / np.sqrt(1 + 1e-3)])
+    np.testing.assert_allclose(model.norm.moving_variance, both.var(0), rtol=1e-4)
+
+
+def test_interrupted_at_the_second_layer_the_first_is_as_it_was(rng):
+    model = net(tfbn.BatchNormalization)
+    before = model.get_weights()
+
+    def interrupt(name, done, batch):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tfbn.recalibrate(model, rng.normal(3, 2, [20, 6]).astype("float32"), on_batch=interrupt)
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
 
 
 def test_progress_is_told(rng):

@@ -15,11 +15,16 @@ def names(context, parameter, text):
     return tuple(part.strip() for part in text.split(","))
 
 
-def of_a_model(split, command):
-    """Options of the commands that take a finished MODEL; they show as click collects them, last first."""
+def of_a_model(split, dataset, command):
+    """The argument MODEL of the commands, and the options for the data to run it on."""
     options = [
         click.argument("path", metavar="MODEL"),
-        click.option("--dataset", default="mnist", help="A data set, as in `tfbn compare`."),
+        click.option(
+            "--dataset",
+            default=dataset,
+            help="A data set, as in `tfbn compare`.",
+            show_default=dataset or "generated numbers",
+        ),
         click.option(
             "--split",
             default=split,
@@ -54,7 +59,8 @@ def _examples(console, model, dataset, data_dir, split):
     with console.status(escape(f"Loading {dataset}")):
         from tfbn import data
 
-        flat = len(model.inputs) == 1 and len(model.inputs[0].shape) == 2
+        inputs = getattr(model, "inputs", None) or []  # A subclassed model knows none.
+        flat = len(inputs) == 1 and len(inputs[0].shape) == 2
         loaded = data.load(dataset, data_dir=data_dir, flatten=flat)
     examples = loaded.splits()[split]
     console.print(f"{len(examples.y):,} examples: the {split} split of {loaded.title}, {loaded.source}")
@@ -62,7 +68,7 @@ def _examples(console, model, dataset, data_dir, split):
 
 
 @click.command()
-@functools.partial(of_a_model, "validation")
+@functools.partial(of_a_model, "validation", "mnist")
 @click.option("--batch-size", default=32, type=click.IntRange(1), help="That of training.")
 @click.option("--steps", type=click.IntRange(0), help="Steps of training, if MODEL does not say.")
 @click.option("--out", help="A PNG file for the figure.")
@@ -87,7 +93,7 @@ def diagnose(path, dataset, split, data_dir, batch_size, steps, out, as_json):
 
 
 @click.command()
-@functools.partial(of_a_model, "train")
+@functools.partial(of_a_model, "train", "mnist")
 @click.option("--out", required=True, help="The .keras file to write.")
 @click.option("--batch-size", default=256, type=click.IntRange(1), help="Examples at a time.")
 @click.option("--unbiased", is_flag=True, help="Apply Bessel's correction to the variances.")
@@ -109,34 +115,36 @@ def recalibrate(path, dataset, split, data_dir, out, **options):
 
 
 @click.command()
-@click.argument("path", metavar="MODEL")
+@functools.partial(of_a_model, "test", None)
 @click.option("--out", required=True, help="The .keras file to write.")
-def fold(path, out):
+def fold(path, dataset, split, data_dir, out):
     """Write MODEL, a .keras file, with its batch norm layers folded into their neighbours."""
     console = open_console(False)
     model = _open(console, path, out)
+    examples = dataset and _examples(console, model, dataset, data_dir, split).x
     with console.status("Folding"), hushed():
         from tfbn.inference import files
         from tfbn.inference.fold import fold as run
 
-        folded = run(model)
+        folded = run(model, examples)
         files.save(folded, out)
     console.print(folded.folding.table())
     console.print(f"Saved {out}", soft_wrap=True)
 
 
 @click.command()
-@click.argument("path", metavar="MODEL")
+@functools.partial(of_a_model, "test", None)
 @click.option("--out", required=True, help="The folder to write.")
 @click.option(
     "--formats", default="savedmodel", callback=names, help="Of savedmodel, litert and onnx, with commas."
 )
 @click.option("--fold/--no-fold", "fold_first", default=True, help="Fold batch norm away first.")
 @click.option("--images", is_flag=True, help="Add a signature from uint8 images to probabilities.")
-def export(path, out, formats, fold_first, images):
+def export(path, dataset, split, data_dir, out, formats, fold_first, images):
     """Export MODEL, a .keras file, and prove in each format's own runtime that it gives the same."""
     console = open_console(False)
     model = _open(console, path)
+    examples = dataset and _examples(console, model, dataset, data_dir, split)
     with console.status("Exporting") as status, hushed():
         from tfbn.inference.export import export as run
 
@@ -145,6 +153,7 @@ def export(path, out, formats, fold_first, images):
             out,
             formats=formats,
             fold=fold_first,
+            data=examples,
             images=images,
             on_format=lambda text: status.update(f"Exporting {text}"),
         )
