@@ -139,6 +139,13 @@ def test_dead_and_saturated_channels(x, behind, counts, said):
     assert said in diagnosis.findings[0]
 
 
+def test_a_channel_that_lives_in_the_first_batch_alone_is_not_dead(x):
+    x[:32, 0] += 50
+    model = tfbn.recalibrate(norm_alone(behind=keras.layers.ReLU()), x)
+    assert np.asarray(model.layers[0](x))[32:, 0].max() < 0
+    assert tfbn.diagnose(model, x).layers[0]["dead"] == 0
+
+
 def test_constant_inputs_are_near_epsilon(x):
     (row,) = tfbn.diagnose(norm_alone(), x * [1, 0, 1]).layers
     assert row["near_epsilon"] == 1
