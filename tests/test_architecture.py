@@ -27,6 +27,7 @@ FLOORS = {
     "inference.files": 3,
     "inference.graphs": 3,
     "inference.examples": 4,
+    "inference.scores": 4,
     "inference.recalibrate": 5,
     "inference.diagnose": 6,
     "inference.fold": 5,

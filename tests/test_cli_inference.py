@@ -70,11 +70,12 @@ def test_export(folder):
 
 
 BAD = [
-    (["diagnose", "nothing.keras"], "nothing.keras is no .keras file"),
+    (["diagnose", "nothing.keras"], "There is no file nothing.keras"),
+    (["diagnose", "model.keras", "--out", "figure.jpg"], "must end in .png"),
     (["diagnose", "text.keras"], "text.keras is no .keras file"),
     (["diagnose", "zip.keras"], "zip.keras holds no model that Keras can read"),
     (["diagnose", "plain.keras"], "has no batch normalization layer"),
-    (["diagnose", "images.keras"], "must hold examples of the shape (8, 8, 1)"),
+    (["diagnose", "images.keras"], "MODEL takes examples of the shape (8, 8, 1), MNIST"),
     (["diagnose", "model.keras", "--dataset", "mnits"], "Unknown data set 'mnits'"),
     (["diagnose", "model.keras", "--out", "nowhere/figure.png"], "nowhere/figure.png"),
     (["recalibrate", "model.keras", "--out", "nowhere/new.keras"], "nowhere/new.keras cannot be written"),

@@ -3,6 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfbn
 
@@ -129,6 +130,7 @@ def test_findings(x, make, steps, said):
         (lambda: keras.layers.Activation("relu"), (2, 0), "dead"),
         (lambda: keras.layers.Activation("tanh"), (0, 2), "2 of 3 channels are beyond ±4 almost always"),
         (keras.layers.Identity, (0, 0), "No fault found"),
+        (lambda: keras.layers.ReLU(negative_slope=0.1), (0, 0), "No fault found"),
     ],
 )
 def test_dead_and_saturated_channels(x, behind, counts, said):
@@ -164,6 +166,82 @@ def test_without_labels_and_with_one_output(x):
     assert ways["moving"]["loss"] > 0
     assert (ways["batch"]["accuracy"], ways["batch"]["flips"]) == (None, None)
     assert "-" in tfbn.diagnose(model, x).table()
+
+
+def test_binary_classifiers(rng, x):
+    y = (x[:, 0] > 5).astype(int)
+    for last, logits in (("sigmoid", False), (None, True)):
+        model = keras.Sequential(
+            [keras.Input([3]), tfbn.BatchNormalization(), keras.layers.Dense(1, activation=last)]
+        )
+        model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=logits))
+        expected = model.evaluate(x, y, verbose=0)
+        votes = np.asarray(model(x)).ravel() > (0 if logits else 0.5)
+        for ways in (tfbn.diagnose(model, (x, y)).ways, tfbn.diagnose(model, (x, y), loss=model.loss).ways):
+            assert ways["moving"]["loss"] == pytest.approx(expected, rel=1e-5)
+            assert ways["moving"]["accuracy"] == pytest.approx(np.mean(votes == y))
+
+
+def test_a_softmax_anywhere_and_data_in_another_order_each_time(x):
+    """Keras' own evaluation knows the loss; a shuffled set is read in another order by each pass."""
+    y = x.argmax(1)
+    inputs = keras.Input([3])
+    inner = keras.Sequential([keras.Input([3]), tfbn.BatchNormalization(), keras.layers.Softmax()])
+    model = keras.Model(inputs, keras.layers.Activation("linear")(inner(inputs)))
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    tfbn.recalibrate(model, x)
+    shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(203).batch(20)
+    diagnosis = tfbn.diagnose(model, shuffled)
+    expected = model.evaluate(x, y, verbose=0)
+    for way in ("moving", "recalibrated"):
+        assert [diagnosis.ways[way][key] for key in ("loss", "accuracy")] == pytest.approx(
+            expected, rel=1e-4
+        )
+    assert diagnosis.ways["recalibrated"]["flips"] == 0
+    assert diagnosis.about["batch_size"] == 20 and "batches of 20" in diagnosis.table()
+
+
+def test_two_outputs_are_not_scored(x):
+    inputs = keras.Input([3])
+    norm = tfbn.BatchNormalization()(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(4)(norm), keras.layers.Dense(4)(norm)])
+    diagnosis = tfbn.diagnose(model, x)
+    assert diagnosis.about["examples"] == 203
+    assert set(diagnosis.ways["batch"].values()) == {None}
+
+
+@pytest.mark.parametrize(
+    "labels", [lambda x: 2 * x[:, :2], lambda x: np.full(len(x), 2), lambda x: x[:, 0]]
+)
+def test_labels_that_are_no_classes_need_a_loss(x, labels):
+    with pytest.raises(ValueError, match="classes from 0 to 1, as integers or one-hot"):
+        tfbn.diagnose(norm_alone(), (x, labels(x)))
+
+
+def test_labels_go_to_a_loss_as_they_are(x):
+    y = 2 * x[:, :2]
+    model = norm_alone()
+    expected = np.mean((np.asarray(model(x), "float64") - y) ** 2)
+    way = tfbn.diagnose(model, (x, y), loss="mse").ways["moving"]
+    assert (way["loss"], way["accuracy"]) == (pytest.approx(expected, rel=1e-5), None)
+    hot = np.eye(2)[(x[:, 0] > 5).astype(int)]
+    given = keras.losses.CategoricalCrossentropy(from_logits=True)
+    ways = [tfbn.diagnose(model, (x, hot), loss=loss).ways["moving"] for loss in (given, None)]
+    assert ways[0] == pytest.approx(ways[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "error"), [(-1, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_bad_steps(x, steps, error):
+    with pytest.raises(error, match=f"steps={steps}"):
+        tfbn.diagnose(norm_alone(), x, steps=steps)
+
+
+def test_steps_from_the_count_of_a_debiased_layer(x):
+    model = norm_alone(debias=True)
+    model.layers[0].count.assign(np.zeros(3))
+    for _ in range(7):
+        model(x, training=True)
+    assert tfbn.diagnose(model, x).layers[0]["steps"] == 7
 
 
 def test_several_inputs_in_a_dict(x):

@@ -169,6 +169,7 @@ def test_export_json(exported):
     signatures = content["signatures"]["savedmodel"]
     assert {name: one["inputs"][0] for name, one in signatures.items()} == {
         "serving_default": {"name": "inputs", "shape": [None, 8, 8, 1], "dtype": "float32"},
+        "serve": {"name": "inputs", "shape": [None, 8, 8, 1], "dtype": "float32"},
         "serve_images": {"name": "images", "shape": [None, 8, 8, 1], "dtype": "uint8"},
     }
     assert signatures["serve_images"]["outputs"][0]["shape"] == [None, 3]
@@ -255,6 +256,7 @@ SOFTMAX, SIGMOID = tf.nn.softmax(LOGITS), tf.sigmoid(LOGITS)
         ([L.Softmax(), L.Activation("linear", dtype="float32")], SOFTMAX),
         ([functional([3], L.Softmax())], SOFTMAX),
         ([functional([3], L.Identity())], SOFTMAX),
+        ([L.Softmax(), L.Reshape([3])], SOFTMAX),
         ([L.Cropping1D((1, 1)), L.Flatten()], None),
     ],
 )
@@ -263,7 +265,8 @@ def test_images_give_probabilities(layers, expected):
         layers, expected = [L.Reshape([3, 1]), *layers], SIGMOID[:, 1:2]  # a single logit
     # Pixels are too coarse for these logits: the model looks them up.
     model = functional([1], L.Rescaling(255.0), L.Embedding(2, 3, weights=[LOGITS]), L.Flatten(), *layers)
-    serve = module._endpoints(model, tf.TensorSpec([None, 1], "float32"), True)["serve_images"]
+    head = module._head(model, np.array([[0], [1]], "float32") / 255)
+    serve = module._endpoints(model, tf.TensorSpec([None, 1], "float32"), head)["serve_images"]
     np.testing.assert_allclose(serve(tf.constant([[0], [1]], "uint8")), expected, rtol=1e-5)
 
 
@@ -426,3 +429,9 @@ def test_the_process_shuts_tfbn_and_keras_out(tmp_path):
         "    else: sys.exit(f'{name} could be imported')\n"
     )
     subprocess.run([sys.executable, "-I", "-c", script, runtimes.__file__, tmp_path], check=True)
+
+
+def test_the_logger_of_tensorflow_is_as_before(tmp_path, capfd):
+    export(dense(), tmp_path / "new")
+    tf.get_logger().warning("still here")
+    assert "Logging error" not in capfd.readouterr().err

@@ -74,6 +74,8 @@ def test_live(rng, options):
         (STATE, {"momentum": 2.0}, "momentum"),
         (STATE, {"axis": 4}, "one of its axes"),
         (STATE, {"ndim": 1}, "`ndim`"),
+        (STATE, {"values_per_batch": -5}, "values_per_batch"),
+        ({**STATE, "running_var": [1.0, np.nan, 1.0]}, {}, "finite"),
     ],
     ids=str,
 )

@@ -69,20 +69,17 @@ def test_other_weights_stay(rng):
         lambda x: (x, np.zeros(len(x))),
         lambda x: tf.data.Dataset.from_tensor_slices(x).batch(7),
         lambda x: tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)))).batch(40),
-        lambda x: [(x[:1], None), (x[1:], None)],
+        lambda x: [x[:1], x[1:30], x[30:]],
+        lambda x: [(x[:20], None), (x[20:], None)],
         lambda x: tf.constant(x),
         lambda x: tfbn.data.Data(*[(x, np.zeros(len(x), int))] * 3),
     ],
-    ids=["pair", "batches of 7", "pairs of 40", "list of batches", "tensor", "Data"],
+    ids=["pair", "batches of 7", "pairs of 40", "list of batches", "list of pairs", "tensor", "Data"],
 )
 def test_all_kinds_of_data_give_the_same(rng, make):
     x = rng.normal(5, 1, [50, 6]).astype("float32")
     wanted = tfbn.recalibrate(net(KERAS), x).get_weights()
     data = make(x)
-    if isinstance(data, list):
-        data = tf.data.Dataset.from_generator(
-            lambda: iter([x[:1], x[1:]]), output_signature=tf.TensorSpec([None, 6])
-        )
     for ours, expected in zip(tfbn.recalibrate(net(KERAS), data).get_weights(), wanted, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
@@ -129,9 +126,10 @@ def test_every_kind_of_layer_normalises_by_it(rng, options):
         np.testing.assert_allclose(layer.renorm_stddev, layer.moving_stddev, rtol=1e-4)
 
 
-def test_masked_values_do_not_count(rng):
+@pytest.mark.parametrize("kind", [tfbn.BatchNormalization, KERAS], ids=["tfbn", "keras"])
+def test_masked_values_do_not_count(rng, kind):
     inputs = keras.Input([None, 2])
-    layer = tfbn.BatchNormalization()
+    layer = kind()
     model = keras.Model(inputs, layer(keras.layers.Masking()(inputs)))
     x = rng.normal(4, 1, [30, 5, 2]).astype("float32")
     x[::2, 3:] = 0
@@ -175,6 +173,26 @@ def test_interrupted_at_the_second_layer_the_first_is_as_it_was(rng):
         tfbn.recalibrate(model, rng.normal(3, 2, [20, 6]).astype("float32"), on_batch=interrupt)
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+def test_several_inputs(rng):
+    a, b = keras.Input([3], name="a"), keras.Input([2], name="b")
+    norm = tfbn.BatchNormalization()
+    x, z = rng.normal(2, 3, [40, 3]).astype("float32"), rng.normal(5, 1, [40, 2]).astype("float32")
+    wanted = np.concatenate([z, x], 1).mean(0)
+    for data in ([z, x], ([z, x], np.zeros(40)), {"a": x, "b": z}):
+        model = keras.Model([b, a], norm(keras.layers.Concatenate()([b, a])))
+        norm.reset_statistics()
+        tfbn.recalibrate(model, data, batch_size=16)
+        np.testing.assert_allclose(norm.moving_mean, wanted, rtol=1e-5)
+
+
+def test_what_float16_does_not_hold_is_refused(rng):
+    model = keras.Sequential([keras.Input([3]), KERAS(dtype="float16")])
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"moving_variance .* float16 does not hold"):
+        tfbn.recalibrate(model, rng.normal(0, 500, [60, 3]).astype("float32"))
+    np.testing.assert_array_equal(model.get_weights(), before)
 
 
 def test_progress_is_told(rng):

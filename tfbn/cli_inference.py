@@ -40,18 +40,21 @@ def of_a_model(split, dataset, command):
     return functools.reduce(lambda command, option: option(command), reversed(options), command)
 
 
-def _open(console, path, out=None):
+def _open(console, path, out=None, suffix=".keras", needs_batchnorm=True):
     """The model in the file `path`, once `out` is known to be a file that can be written."""
     with console.status("Loading TensorFlow"), hushed():
         from absl import logging
 
         import tfbn.models  # noqa: F401  so that Keras knows its classes
-        from tfbn.inference import files
+        from tfbn.inference import batchnorms, files
 
         logging.set_verbosity(logging.ERROR)
         if out is not None:
-            files.check_new_file(out)
-        return files.load(path)
+            files.check_new_file(out, suffix)
+        model = files.load(path)
+        if needs_batchnorm:
+            batchnorms.find(model)
+        return model
 
 
 def _examples(console, model, dataset, data_dir, split):
@@ -63,8 +66,17 @@ def _examples(console, model, dataset, data_dir, split):
         flat = len(inputs) == 1 and len(inputs[0].shape) == 2
         loaded = data.load(dataset, data_dir=data_dir, flatten=flat)
     examples = loaded.splits()[split]
+    if len(inputs) == 1 and not _fits(inputs[0].shape[1:], examples.x.shape[1:]):
+        raise ValueError(
+            f"MODEL takes examples of the shape {tuple(inputs[0].shape[1:])}, {loaded.title} has "
+            f"{examples.x.shape[1:]}. Choose another --dataset; for data of your own, use tfbn in Python."
+        )
     console.print(f"{len(examples.y):,} examples: the {split} split of {loaded.title}, {loaded.source}")
     return examples
+
+
+def _fits(wanted, shape):
+    return len(wanted) == len(shape) and all(a in (None, b) for a, b in zip(wanted, shape, strict=True))
 
 
 @click.command()
@@ -76,12 +88,12 @@ def _examples(console, model, dataset, data_dir, split):
 def diagnose(path, dataset, split, data_dir, batch_size, steps, out, as_json):
     """Look whether MODEL, a .keras file, normalises by the statistics of its data."""
     console = open_console(as_json)
-    model = _open(console, path)
+    model = _open(console, path, out, ".png")
     examples = _examples(console, model, dataset, data_dir, split)
     with console.status("Running the model"), hushed():
         from tfbn.inference.diagnose import diagnose as run
 
-        diagnosis = run(model, examples, batch_size, steps)
+        diagnosis = run(model, examples, batch_size=batch_size, steps=steps)
         if out:
             diagnosis.save_figure(out)
     console.print()
@@ -143,7 +155,7 @@ def fold(path, dataset, split, data_dir, out):
 def export(path, dataset, split, data_dir, out, formats, fold_first, images):
     """Export MODEL, a .keras file, and prove in each format's own runtime that it gives the same."""
     console = open_console(False)
-    model = _open(console, path)
+    model = _open(console, path, needs_batchnorm=False)
     examples = dataset and _examples(console, model, dataset, data_dir, split)
     with console.status("Exporting") as status, hushed():
         from tfbn.inference.export import export as run

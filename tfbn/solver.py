@@ -115,7 +115,7 @@ class Solver:
         with tf.device(self.device):  # The metrics create their variables here.
             model.compile(
                 optimizer=make_optimizer(optimizer, learning_rate),
-                loss=cross_entropy(model) if loss is None else loss,
+                loss=_cross_entropy(model) if loss is None else loss,
                 metrics=list(metrics),
             )
         self._input_shape = self._classes = None  # Known once the model is built.
@@ -491,7 +491,7 @@ def make_optimizer(optimizer, learning_rate=None):
     return known[optimizer.lower()](learning_rate=rate)
 
 
-def cross_entropy(model):
+def _cross_entropy(model):
     """The default loss, for logits or, after a softmax, for probabilities."""
     last = model.layers[-1] if model.layers else None
     softmax = isinstance(last, keras.layers.Softmax) or (

@@ -14,7 +14,6 @@ from tfbn.layers import BatchNormalization, broadcast_mask
 
 KINDS = (BatchNormalization, keras.layers.BatchNormalization)
 MANY = 1e9  # updates
-ACTIVATIONS = ("relu", "relu6", "sigmoid", "tanh")
 
 
 def find(model):
@@ -87,7 +86,15 @@ def set_averages(layer, mean, variance, count):
     elif layer.momentum is None:
         values["count"] = np.broadcast_to(count, mean.shape)
     for name, value in values.items():
-        getattr(layer, name).assign(value)
+        weight = getattr(layer, name)
+        with np.errstate(over="ignore"):
+            held = np.isfinite(value.astype(weight.dtype)).all()
+        if not held:
+            raise ValueError(
+                f"{name} of layer {layer.name!r} is up to {np.abs(value).max():.3g}, which {weight.dtype} "
+                "does not hold. Scale the data, or keep the layer's weights in float32."
+            )
+        weight.assign(value)
 
 
 class Intercepted:
@@ -111,7 +118,7 @@ class Intercepted:
 
 def _stand_in(call, layer, inputs, training=None, mask=None):
     x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-    return tf.cast(call(layer, x, broadcast_mask(mask, x)), layer.compute_dtype)
+    return tf.cast(call(layer, x, mask), layer.compute_dtype)
 
 
 class Reached(BaseException):
@@ -148,26 +155,27 @@ def observe(model, layers, read, call, stop_after=None):
         order[:] = [layer for layer, _ in seen]
         return [observation for _, observation in seen]
 
-    for seen in run(model, read, observations):
-        yield list(zip(order, seen, strict=True))  # `order` is filled as the first batch is traced.
-
-
-def run(model, read, function):
-    """Yield what `function`, compiled, gives for the inputs of each batch that `read` gives."""
-    compiled = None
+    run = None
     for x, _ in read():
-        x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        if compiled is None:
-            # A trace of its own, of any batch size: TensorFlow warns where many functions trace again.
-            specs = tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x)
-            known = getattr(model, "inputs", None)
-            if isinstance(known, (list, tuple)):
-                shapes = [[None, *t.shape[1:]] for t in known]
-                flat = tf.nest.flatten(specs)
-                flat = [tf.TensorSpec(s, t.dtype) for s, t in zip(shapes, flat, strict=True)]
-                specs = tf.nest.pack_sequence_as(specs, flat)
-            compiled = tf.function(function, autograph=False).get_concrete_function(specs)
-        yield compiled(*tf.nest.flatten(x))
+        run = run or compiled(model, observations, x)  # Its trace fills `order`.
+        yield list(zip(order, run(x), strict=True))
+
+
+def compiled(model, function, x):
+    """`function` of a model's inputs, compiled for batches like `x` of any size."""
+    known = getattr(model, "inputs", None) or []  # A subclassed model knows none.
+
+    def spec(tensor):
+        shape = known[0].shape if len(known) == 1 else tensor.shape
+        return tf.TensorSpec([None, *shape[1:]], tensor.dtype)
+
+    def tensors(x):
+        return tf.nest.map_structure(tf.convert_to_tensor, x)
+
+    # A trace of its own, since TensorFlow warns where many functions trace again.
+    specs = tf.nest.map_structure(spec, tensors(x))
+    concrete = tf.function(function, autograph=False).get_concrete_function(specs)
+    return lambda x: concrete(*tf.nest.flatten(tensors(x)))
 
 
 def by_averages(layer, x, mask):
@@ -184,13 +192,13 @@ def by_batch(layer, x, mask, examples=True):
     gamma = layer.gamma if layer.scale else tf.ones_like(layer.moving_mean)
     beta = layer.beta if layer.center else tf.zeros_like(layer.moving_mean)
     gamma, beta = (tf.reshape(tf.cast(weight, x.dtype), shape) for weight in (gamma, beta))
-    batch = functional.moments(x, axes, mask)
+    batch = functional.moments(x, axes, broadcast_mask(mask, x))
     return functional.normalize(batch.shifted, batch.offset, batch.variance, gamma, beta, layer.epsilon)
 
 
 def moments(layer, x, mask):
     """Count, shift, offset and variance of a batch, of the channels' shape; the mean is shift + offset."""
-    batch = functional.moments(x, reduced_axes(layer, x.shape.rank), mask)
+    batch = functional.moments(x, reduced_axes(layer, x.shape.rank), broadcast_mask(mask, x))
     shape = layer.moving_mean.shape
     values = batch.count, batch.shift, batch.offset, batch.variance
     return [tf.broadcast_to(v, shape) if v.shape.rank == 0 else tf.reshape(v, shape) for v in values]
@@ -199,10 +207,13 @@ def moments(layer, x, mask):
 def activation_behind(layer):
     """The name of the one activation that takes the output of `layer`, such as "relu"; else None."""
     # A layer of a subclassed model has no nodes.
-    behind = [node.operation for node in layer._outbound_nodes]
-    names = {
-        op.activation.__name__ if isinstance(op, keras.layers.Activation) else type(op).__name__.lower()
-        for op in behind
-        if isinstance(op, keras.layers.Activation) or type(op).__name__.lower() in ACTIVATIONS
-    }
-    return names.pop() if len(names) == len(behind) == 1 else None
+    names = [_activation(node.operation) for node in layer._outbound_nodes]
+    return names[0] if len(names) == 1 else None
+
+
+def _activation(operation):
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation.__name__
+    if isinstance(operation, keras.layers.ReLU) and (operation.negative_slope or operation.threshold):
+        return None  # It is not flat below zero, or flat above it.
+    return type(operation).__name__.lower()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from dataclasses import dataclass, field
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn import plots
+from tfbn import arguments, plots
 from tfbn.history import to_json, versions
 from tfbn.inference import batchnorms
 from tfbn.inference.examples import batches
 from tfbn.inference.recalibrate import Population, recalibrate
-from tfbn.solver import cross_entropy
+from tfbn.inference.scores import scores
 
 MEAN_OFF = 0.25  # standard deviations
 VARIANCE_OFF = 1.5  # a factor, either way
@@ -36,6 +34,13 @@ WAYS = {
     "recalibrated": "recalibrated statistics",
     "single": "statistics of each example alone",
 }
+
+
+NOTES = (
+    "mean off by: the moving mean from the data's, median and largest, in standard deviations;",
+    "variance x: moving over the data's, least to most; then channels near epsilon, dead,",
+    "saturated; noise: how far the means of batches scatter, in standard deviations",
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Diagnosis:
         return to_json(self.to_dict())
 
 
-def diagnose(model, data, batch_size=32, steps=None, loss=None):
+def diagnose(model, data, *, batch_size=32, steps=None, loss=None):
     """Compare the statistics by which batch norm normalises in use with those of the data.
 
     For each layer: its moving averages against mean and variance of its inputs over all of `data`; for the
@@ -97,12 +102,14 @@ def diagnose(model, data, batch_size=32, steps=None, loss=None):
 
     Args:
         model: a built `keras.Model` with tfbn's or Keras' batch norm layers.
-        data: ``(inputs, labels)``, or whatever `recalibrate` takes. Labels are integers, or one-hot.
-            Without labels, losses and accuracies are left out.
+        data: ``(inputs, labels)``, or whatever `recalibrate` takes. Labels are integers, or one-hot, or
+            what `loss` takes; weights of examples are not used. Without labels, losses and accuracies
+            are left out, and for a model that does not give ``[N, outputs]`` changed predictions, too.
         batch_size: int, that of training, where `data` is not in batches already. Default 32, as in Keras.
         steps: int, the steps that the model was trained for. Default None: from the model's optimizer, if
             it has one, or from the layer's count.
-        loss: a Keras loss or its name. Default None: cross-entropy, for a model of two outputs or more.
+        loss: a Keras loss or its name. Default None: cross-entropy of classes, of logits or probabilities,
+            whichever the model gives.
 
     Returns:
         `Diagnosis`, with `table`, `plot`, `findings` and `to_json`.
@@ -118,27 +125,22 @@ def diagnose(model, data, batch_size=32, steps=None, loss=None):
     norm: the moving mean is up to 5.1 standard deviations off, the variance by up to a factor of 1.1
     """
     layers = batchnorms.find(model)
+    if steps is not None:
+        steps = arguments.integer("steps", steps)
+        if steps < 0:
+            raise ValueError(f"`steps` must be 0 or more. Received: steps={steps}.")
+    loss = None if loss is None else keras.losses.get(loss)
     read = batches(model, data, batch_size)
-    rows = _layers(model, layers, read, steps)
     saved = model.get_weights()
-    evaluate = functools.partial(_outputs, model, read)
-    outputs = {
-        "moving": evaluate(None),
-        "batch": evaluate(batchnorms.by_batch),
-        "single": evaluate(functools.partial(batchnorms.by_batch, examples=False)),
-    }
     try:
+        rows = _layers(model, layers, read, steps)
         recalibrate(model, data, batch_size)
-        outputs["recalibrated"] = evaluate(None)
+        renewed = [variable.numpy() for layer in layers for variable in layer.variables]
+        model.set_weights(saved)
+        ways, examples, largest = scores(model, layers, read, renewed, loss)
     finally:
         model.set_weights(saved)
-    labels = _labels(read)
-    if loss is not None:
-        loss = keras.losses.get(loss)
-    elif outputs["moving"].shape[-1] > 1:
-        loss = cross_entropy(model)
-    ways = {name: _score(outputs[name], outputs["moving"], labels, loss) for name in WAYS}
-    about = {"examples": len(outputs["moving"]), "batch_size": batch_size, "versions": versions()}
+    about = {"examples": examples, "batch_size": largest, "versions": versions()}
     return Diagnosis(rows, ways, _findings(rows, ways), about)
 
 
@@ -189,43 +191,10 @@ def _layers(model, layers, read, steps):
 
 
 def _steps(model, layer):
+    if getattr(layer, "debias", False):
+        return int(layer.count.numpy().max())
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and int(optimizer.iterations):
-        return int(optimizer.iterations)
-    return None
-
-
-def _outputs(model, read, call):
-    """What the model gives for all examples, `call` in place of its batch norm layers if given."""
-
-    layers = batchnorms.find(model)
-
-    def outputs(x):
-        with batchnorms.Intercepted(layers, call) if call else contextlib.nullcontext():
-            return model(x, training=False)
-
-    return np.concatenate([np.asarray(y, "float32") for y in batchnorms.run(model, read, outputs)])
-
-
-def _labels(read):
-    labels = [y for _, y in read()]
-    if any(y is None for y in labels):
-        return None
-    labels = np.concatenate([np.asarray(y) for y in labels])
-    return labels.argmax(-1) if labels.ndim > 1 and labels.shape[-1] > 1 else labels.ravel()
-
-
-def _score(outputs, usual, labels, loss):
-    """A single output is no vote among classes: it has a loss at most."""
-    score = {"loss": None, "accuracy": None, "flips": None}
-    classes = outputs.shape[-1] > 1
-    if classes:
-        score["flips"] = float(np.mean(outputs.argmax(-1) != usual.argmax(-1)))
-    if labels is not None and (classes or loss is not None):
-        score["loss"] = float(np.mean(loss(labels, outputs)))
-    if labels is not None and classes:
-        score["accuracy"] = float(np.mean(outputs.argmax(-1) == labels))
-    return score
+    return int(optimizer.iterations) or None if optimizer is not None else None
 
 
 def _findings(rows, ways):
@@ -236,7 +205,7 @@ def _findings(rows, ways):
         if off > MEAN_OFF or factor > VARIANCE_OFF:
             said = (
                 f"{row['name']}: the moving mean is up to {off:.1f} standard deviations off, the variance "
-                f"by up to a factor of {factor:.1f}. {_why(row)} Recalibrate (tfbn.recalibrate)"
+                f"by up to a factor of {factor:.1f}. {_why(row)} Recalibrate"
             )
             found.append((max(off, factor), said + _prevention(row)))
         else:  # What comes out is by statistics that are right.
@@ -255,6 +224,11 @@ def _findings(rows, ways):
             0,
             f"Accuracy is {moving:.4f} in use and {renewed:.4f} with recalibrated statistics ({batch:.4f} "
             "with those of batches): the moving averages are to blame.",
+        )
+    elif moving is not None and found:
+        found.append(
+            f"Accuracy is {moving:.4f} in use and {renewed:.4f} with recalibrated statistics: it makes "
+            "little difference on these data."
         )
     return found or ["No fault found: the moving averages are those of the data."]
 
@@ -298,8 +272,7 @@ def _layer_table(diagnosis):
                 f"{row['noise']:.2f}",
             )
         )
-    note = "mean off by: median and largest, in standard deviations; noise: of the means of batches"
-    return "\n".join([*_columns(rows), note])
+    return "\n".join([*_columns(rows), *NOTES])
 
 
 def _way_table(diagnosis):

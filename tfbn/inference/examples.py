@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -29,8 +28,8 @@ def batches(model, data, batch_size):
     batch_size = check_batch_size(batch_size)
     if isinstance(data, Data):
         data = data.train
-    if isinstance(data, (tuple, list, dict, np.ndarray)) or tf.is_tensor(data):
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(tuple(data) if isinstance(data, tuple) else data)
+    if _at_once(model, data):
+        x, y = _unpacked(data)
         arrays = tf.nest.map_structure(np.asarray, (x, y) if y is not None else (x,))
         sizes = {len(array) if array.ndim else 0 for array in tf.nest.flatten(arrays)}
         if len(sizes) > 1 or 0 in sizes:
@@ -47,7 +46,7 @@ def batches(model, data, batch_size):
     elif not hasattr(data, "__iter__") or iter(data) is data:
         raise TypeError(
             "`data` must be arrays or batches that can be read more than once, such as a tf.data.Dataset. "
-            f"Received: {type(data).__name__}. Make it a list, or a tf.data.Dataset.from_generator."
+            f"Received: {type(data).__name__}. Make it a list of batches, or a Dataset.from_generator."
         )
     else:
 
@@ -55,9 +54,7 @@ def batches(model, data, batch_size):
             yield from data
 
     def unpacked():
-        for batch in read():
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            yield x, y
+        return map(_unpacked, read())
 
     first = next(unpacked(), None)
     if first is None:
@@ -66,9 +63,24 @@ def batches(model, data, batch_size):
     return unpacked
 
 
+def _at_once(model, data):
+    """Whether `data` holds all examples: arrays. A list may do so for a model of as many inputs."""
+    if isinstance(data, list):
+        inputs = getattr(model, "inputs", None) or []
+        return len(inputs) == len(data) > 1 and not any(isinstance(part, tuple) for part in data)
+    return isinstance(data, (tuple, dict, np.ndarray)) or tf.is_tensor(data)
+
+
+def _unpacked(batch):
+    """Inputs and labels: as Keras has it, a tuple holds both, and weights, which are not used."""
+    if not isinstance(batch, tuple):
+        return batch, None
+    return batch[0], batch[1] if len(batch) > 1 else None
+
+
 def _check_shapes(model, x):
-    """A subclassed model knows no shapes: there Keras has to find out."""
-    if not isinstance(getattr(model, "inputs", None), (list, tuple)):
+    """A subclassed model knows no shapes, and a dict's go by name: there Keras has to find out."""
+    if not isinstance(getattr(model, "inputs", None), (list, tuple)) or isinstance(x, dict):
         return
     wanted, came = ([tuple(t.shape[1:]) for t in tf.nest.flatten(part)] for part in (model.inputs, x))
     fits = len(wanted) == len(came) and all(

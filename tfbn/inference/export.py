@@ -23,6 +23,7 @@ from tfbn.history import versions, write_json
 from tfbn.inference import batchnorms, runtimes
 from tfbn.inference.examples import batches
 from tfbn.inference.fold import fold as fold_model
+from tfbn.inference.scores import are_probabilities
 
 # Name, which is that of tfbn's extra, too: file, and the packages that write and run it.
 FORMATS = {
@@ -95,10 +96,11 @@ def export(
     timed, all on the CPU, with each runtime's default threads. The folder appears only if every
     comparison is within `tolerance`; if one is not, or the export is interrupted, nothing is left.
 
-    The batch size is free in all three formats, as are other sizes that the model leaves free (in LiteRT
-    by `resize_tensor_input`). Inputs of floats are float32, also where the model computes in half
-    precision; outputs are as the model gives them. LiteRT does not run Keras' half precision, nor ONNX
-    Runtime its bfloat16, and neither runs every operation.
+    A SavedModel is called as ``tf.saved_model.load(path + "/savedmodel").serve(x)``, or by its signature
+    "serving_default" of an input `inputs`. The batch size is free in all three formats, as are other sizes
+    that the model leaves free (in LiteRT by `resize_tensor_input`). Inputs of floats are float32, also
+    where the model computes in half precision; outputs are as the model gives them. LiteRT does not run
+    Keras' half precision, nor ONNX Runtime its bfloat16, and neither runs every operation.
 
     Args:
         model: a built `keras.Model` of one input and one output tensor.
@@ -141,7 +143,8 @@ def export(
     path = check_destination(path)
     examples, spec = _examples(model, data, images)
     inputs = _inputs(examples, images)
-    expected, milliseconds = _run_keras(model, spec, inputs)
+    head = _head(model, examples) if images else None
+    expected, milliseconds = _run_keras(model, spec, head, inputs)
     if not all(np.isfinite(output).all() for by_size in expected.values() for output in by_size.values()):
         raise ValueError(
             f"Model {model.name!r} itself gives outputs that are not finite. Check its weights and `data`."
@@ -172,7 +175,7 @@ def export(
     if fold and has_batchnorm:
         final = fold_model(model, examples, tolerance)
         folding = {name: getattr(final.folding, name) for name in ("folded", "kept", "difference")}
-        judge("folded", None, _weight_bytes(final), *_run_keras(final, spec, inputs))
+        judge("folded", None, _weight_bytes(final), *_run_keras(final, spec, head, inputs))
     about = {
         "model": model.name,
         "examples": len(examples),
@@ -191,7 +194,7 @@ def export(
             if on_format is not None:
                 on_format(name)
             file = staging / FORMATS[name][0]
-            _convert(name, final, spec, images, file)
+            _convert(name, final, spec, head, file)
             asked = inputs if name == "savedmodel" else {"serving_default": inputs["serving_default"]}
             *results, about["signatures"][name] = runtimes.run_elsewhere(name, file, asked, scratch)
             judge(name, file.name, _file_bytes(file), *results)
@@ -269,8 +272,11 @@ def _inputs(examples, images):
     }
 
 
-def _endpoints(model, spec, images):
-    """The model as functions by endpoint, each compiled once for all batch sizes."""
+def _endpoints(model, spec, head):
+    """The model as functions by endpoint, each compiled once for all batch sizes.
+
+    With `head`, which makes probabilities of its outputs, there is one for images.
+    """
 
     def serve(x):
         outputs = model(x, training=False)
@@ -281,22 +287,29 @@ def _endpoints(model, spec, images):
         return outputs
 
     def serve_images(pixels):
-        outputs = tf.cast(serve(tf.cast(pixels, "float32") / 255), "float32")
-        if _gives_probabilities(model):
-            return outputs
-        return tf.sigmoid(outputs) if outputs.shape[-1] == 1 else tf.nn.softmax(outputs)
+        return head(tf.cast(serve(tf.cast(pixels, "float32") / 255), "float32"))
 
     calls = {"serving_default": (serve, spec)}
-    if images:
+    if head:
         calls["serve_images"] = serve_images, tf.TensorSpec(spec.shape, "uint8", name="images")
     return {name: tf.function(call, [one], autograph=False) for name, (call, one) in calls.items()}
 
 
-def _gives_probabilities(model):
+def _head(model, examples):
+    """What makes probabilities of the model's outputs: nothing, where they are such already."""
+    outputs = np.asarray(model(examples, training=False), "float32")
+    single = outputs.shape[-1] == 1
+    # A softmax shows wherever it is in the model; a single output between 0 and 1 may be a logit.
+    if _ends_in_probabilities(model) or (not single and are_probabilities(outputs)):
+        return tf.identity
+    return tf.sigmoid if single else tf.nn.softmax
+
+
+def _ends_in_probabilities(model):
     """Whether the last layer is a softmax or sigmoid, or has one for activation."""
     for layer in reversed(getattr(model, "operations", model.layers)):
         if isinstance(layer, keras.Model):
-            return _gives_probabilities(layer)
+            return _ends_in_probabilities(layer)
         name = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__).lower()
         # A linear one goes last where half precision is to end in float32.
         if not (isinstance(layer, keras.layers.Activation) and name == "linear"):
@@ -304,8 +317,8 @@ def _gives_probabilities(model):
     return False
 
 
-def _run_keras(model, spec, inputs):
-    endpoints = _endpoints(model, spec, "serve_images" in inputs)
+def _run_keras(model, spec, head, inputs):
+    endpoints = _endpoints(model, spec, head)
     # Where the runtimes are: a GPU rounds otherwise.
     with tf.device("cpu:0"):
         return runtimes.measure(lambda name, batch: endpoints[name](tf.constant(batch)).numpy(), inputs)
@@ -321,7 +334,7 @@ def _difference(outputs, expected):
     return float(np.max(differences) / largest)
 
 
-def _convert(name, model, spec, images, file):
+def _convert(name, model, spec, head, file):
     """Write `model` to `file`."""
     with _captured() as said:
         try:
@@ -330,9 +343,10 @@ def _convert(name, model, spec, images, file):
                 return
             archive = keras.export.ExportArchive()
             archive.track(model)
-            for endpoint, function in _endpoints(model, spec, images).items():
+            for endpoint, function in _endpoints(model, spec, head).items():
                 function.get_concrete_function()  # The archive takes functions that are traced.
-                archive.add_endpoint(endpoint, function)
+                # Keras makes of the first one "serving_default", too; in Python it is `loaded.serve`.
+                archive.add_endpoint(endpoint.replace("serving_default", "serve"), function)
             archive.write_out(file, verbose=False)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0]
@@ -345,6 +359,7 @@ def _convert(name, model, spec, images, file):
 @contextlib.contextmanager
 def _captured():
     """Keep what converters print, some of it past Python, to themselves; a function that gives its end."""
+    tf.get_logger()  # Made later, it would keep the stream that is there for a while only.
     with tempfile.TemporaryFile("w+", errors="replace") as log, contextlib.ExitStack() as stack:
 
         def end():

@@ -17,25 +17,30 @@ def load(path):
         ValueError: there is no such file, or it holds no model that Keras can read.
     """
     advice = "Give a file saved by model.save('NAME.keras')."
-    if not zipfile.is_zipfile(path):  # nor is what cannot be opened
+    if not Path(path).exists():
+        raise ValueError(f"There is no file {path}. {advice}")
+    if Path(path).suffix != ".keras" or not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no .keras file. {advice}")
     try:
         return keras.models.load_model(path)
     except Exception as error:
         # It may be what zip, JSON or the model's own classes raise.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} holds no model that Keras can read: {reason} {advice}") from error
+        raise ValueError(
+            f"{path} holds no model that Keras can read: {reason} A model with layers of your own can be "
+            "used in Python, where they are imported."
+        ) from error
 
 
-def check_new_file(path):
-    """`path` as a Path, if a model can be written there.
+def check_new_file(path, suffix=".keras"):
+    """`path` as a Path, if a file of that suffix can be written there.
 
     Raises:
-        ValueError: it is no name of a `.keras` file, something is there, or nothing can be written there.
+        ValueError: it has another suffix, something is there, or nothing can be written there.
     """
     path = Path(path)
-    if path.suffix != ".keras":
-        raise ValueError(f"{path} must end in .keras.")
+    if path.suffix != suffix:
+        raise ValueError(f"{path} must end in {suffix}.")
     if path.exists():
         raise ValueError(f"{path} is there already. Choose another name, or remove it.")
     try:

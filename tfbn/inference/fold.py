@@ -136,7 +136,8 @@ def fold(model, data=None, tolerance=None):
     if model not in plain:
         raise ValueError(
             f"The graph of model {model.name!r} is unknown: {type(model).__name__} has its own `call`. "
-            "Build the model from keras.Input, as a functional or Sequential one."
+            "Build the model from keras.Input, as a functional or Sequential one. To export it as it is, "
+            "give fold=False."
         )
     data = _examples(plain[model], data)
     takers, reasons, weights = _plan(plain.values())
@@ -316,7 +317,7 @@ def _fold_into_next(layer, weights, scale, shift):
 def _examples(model, data):
     """The first examples of `data`, or standard normal ones, in the structure of the model's inputs."""
     if data is not None:
-        data = keras.tree.map_structure(lambda leaf: np.asarray(leaf)[:EXAMPLES], data)
+        data = keras.tree.map_structure(lambda leaf: np.atleast_1d(leaf)[:EXAMPLES], data)
         if [leaf.size > 0 for leaf in keras.tree.flatten(data)] != [True] * len(model.inputs):
             raise ValueError(
                 f"`data` must be inputs as model {model.name!r} takes them, without labels: one example or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfbn import arguments
 from tfbn.layers import BatchNormalization
 
 WEIGHTS = {
@@ -66,10 +67,15 @@ def from_torch(state, ndim=4, axis=-1, momentum=0.1, eps=1e-5, values_per_batch=
             raise ValueError(
                 f"`state` must have both {one!r} and {other!r} or neither. Received: {sorted(arrays)}."
             )
+    ndim, axis = arguments.integer("ndim", ndim), arguments.integer("axis", axis)
     if ndim < 2 or not -ndim <= axis < ndim:
         raise ValueError(
             f"`ndim` must be 2 or more, and `axis` one of its axes. Received: ndim={ndim}, axis={axis}."
         )
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("`state` must hold finite numbers. Received NaN or infinity.")
+    if values_per_batch is not None:
+        arguments.positive_integer("values_per_batch", values_per_batch)
     affine, tracked = "weight" in arrays, "running_mean" in arrays
     batches = int(arrays.get("num_batches_tracked", 0))
     if momentum is None and batches and values_per_batch is None:
@@ -79,7 +85,7 @@ def from_torch(state, ndim=4, axis=-1, momentum=0.1, eps=1e-5, values_per_batch=
         )
     layer = BatchNormalization(
         axis=axis,
-        momentum=None if momentum is None else 1 - momentum,
+        momentum=None if momentum is None else 1 - arguments.number("momentum", momentum),
         epsilon=eps,
         center=affine,
         scale=affine,

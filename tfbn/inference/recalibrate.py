@@ -21,7 +21,8 @@ def recalibrate(model, data, batch_size=256, unbiased=False, one_pass=False, on_
     layer, as here, each one's inputs are those of the network that will be used: the layers before it have
     their new statistics already. That reads the data once a layer. `one_pass` reads it once: all layers
     then normalise by their batches while the statistics are taken, so those behind the first depend on
-    `batch_size` (as in PyTorch's `update_bn`).
+    `batch_size` (as in PyTorch's `update_bn`). A layer that is called several times gets the statistics of
+    all calls together; where one call's inputs come from another's output, that is by its old averages.
 
     Gamma, beta and all other weights stay as they are. Dropout and the like are off.
 
