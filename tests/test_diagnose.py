@@ -175,9 +175,14 @@ def test_binary_classifiers(rng, x):
             [keras.Input([3]), tfbn.BatchNormalization(), keras.layers.Dense(1, activation=last)]
         )
         model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=logits))
+        # A batch of one, whose output may be between 0 and 1 and a logit yet.
+        model.layers[-1].bias.assign([0.3])
         expected = model.evaluate(x, y, verbose=0)
         votes = np.asarray(model(x)).ravel() > (0 if logits else 0.5)
-        for ways in (tfbn.diagnose(model, (x, y)).ways, tfbn.diagnose(model, (x, y), loss=model.loss).ways):
+        for ways in (
+            tfbn.diagnose(model, (x, y), batch_size=1).ways,
+            tfbn.diagnose(model, (x, y), loss=model.loss).ways,
+        ):
             assert ways["moving"]["loss"] == pytest.approx(expected, rel=1e-5)
             assert ways["moving"]["accuracy"] == pytest.approx(np.mean(votes == y))
 

@@ -147,8 +147,11 @@ def statistics(layers, title, axes=None):
         ax.set_ylim(len(layers) - 0.4, -0.6)
         ax.set_yticks(range(len(layers)), [layer["name"] for layer in layers])
         ax.grid(alpha=0.3, axis="x")
-    ratios = np.ravel(axes)[1]
+    errors, ratios = np.ravel(axes)
     ratios.set_xscale("log", base=2)
+    # No closer look than matters.
+    errors.set_xlim(right=max(errors.get_xlim()[1], 0.5))
+    ratios.set_xlim(min(ratios.get_xlim()[0], 0.45), max(ratios.get_xlim()[1], 2.2))
     ratios.xaxis.set_major_formatter("{x:g}")
     np.ravel(axes)[0].figure.suptitle(title)
     return axes

@@ -23,7 +23,7 @@ from tfbn.history import versions, write_json
 from tfbn.inference import batchnorms, runtimes
 from tfbn.inference.examples import batches
 from tfbn.inference.fold import fold as fold_model
-from tfbn.inference.scores import are_probabilities
+from tfbn.inference.scores import gives_probabilities
 
 # Name, which is that of tfbn's extra, too: file, and the packages that write and run it.
 FORMATS = {
@@ -298,23 +298,9 @@ def _endpoints(model, spec, head):
 def _head(model, examples):
     """What makes probabilities of the model's outputs: nothing, where they are such already."""
     outputs = np.asarray(model(examples, training=False), "float32")
-    single = outputs.shape[-1] == 1
-    # A softmax shows wherever it is in the model; a single output between 0 and 1 may be a logit.
-    if _ends_in_probabilities(model) or (not single and are_probabilities(outputs)):
+    if gives_probabilities(model, outputs):
         return tf.identity
-    return tf.sigmoid if single else tf.nn.softmax
-
-
-def _ends_in_probabilities(model):
-    """Whether the last layer is a softmax or sigmoid, or has one for activation."""
-    for layer in reversed(getattr(model, "operations", model.layers)):
-        if isinstance(layer, keras.Model):
-            return _ends_in_probabilities(layer)
-        name = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__).lower()
-        # A linear one goes last where half precision is to end in float32.
-        if not (isinstance(layer, keras.layers.Activation) and name == "linear"):
-            return name in ("softmax", "sigmoid")
-    return False
+    return tf.sigmoid if outputs.shape[-1] == 1 else tf.nn.softmax
 
 
 def _run_keras(model, spec, head, inputs):

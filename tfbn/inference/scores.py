@@ -17,6 +17,7 @@ WAYS = {
     "recalibrated": None,
     "single": functools.partial(batchnorms.by_batch, examples=False),
 }
+KEYS = ("loss", "accuracy", "flips")
 
 
 def scores(model, layers, read, renewed, loss):
@@ -47,7 +48,7 @@ def scores(model, layers, read, renewed, loss):
                 found[way] = model(x, training=False)
         return found
 
-    run, sums, sizes = None, {way: {} for way in WAYS}, []
+    run, logits, sums, sizes = None, None, {way: {} for way in WAYS}, []
     for x, y in read():
         if run is None:
             ways = ["moving", "batch", "single"], ["recalibrated"]
@@ -61,8 +62,9 @@ def scores(model, layers, read, renewed, loss):
         sizes.append(len(keras.tree.flatten(x)[0]))
         if all(getattr(output, "ndim", 0) == 2 for output in found.values()):
             found = {way: np.asarray(output, "float32") for way, output in found.items()}
+            logits = not gives_probabilities(model, found["moving"]) if logits is None else logits
             for way, output in found.items():
-                for key, value in _score(output, found["moving"], y, loss).items():
+                for key, value in _score(output, found["moving"], y, loss, logits).items():
                     sums[way][key] = sums[way].get(key, 0.0) + value * sizes[-1]
     total = sum(sizes)
     shares = {
@@ -71,25 +73,22 @@ def scores(model, layers, read, renewed, loss):
     return shares, total, max(sizes)
 
 
-KEYS = ("loss", "accuracy", "flips")
-
-
 def _assign(variables, values):
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
-def _score(output, usual, labels, loss):
+def _score(output, usual, labels, loss, logits):
     """Those of KEYS that there are, for one batch."""
     number = output.shape[-1]
-    votes, score = _votes(output), {}
+    votes, score = _votes(output, logits), {}
     classes = None
     if labels is not None:
         labels = np.asarray(labels)
         classes = _classes(labels, number)
     # A single output may be a number rather than a vote: then labels tell.
     if number > 1 or classes is not None:
-        score["flips"] = float(np.mean(votes != _votes(usual)))
+        score["flips"] = float(np.mean(votes != _votes(usual, logits)))
     if classes is not None:
         score["accuracy"] = float(np.mean(votes == classes))
     if labels is not None and loss is not None:
@@ -97,7 +96,7 @@ def _score(output, usual, labels, loss):
             np.mean(loss(labels[:, None] if number == labels.ndim == 1 else labels, output))
         )
     elif classes is not None:
-        score["loss"] = float(_cross_entropy(output)(classes[:, None], output))
+        score["loss"] = float(_cross_entropy(number, logits)(classes[:, None], output))
     elif labels is not None and number > 1:
         raise ValueError(
             f"The labels must be classes from 0 to {number - 1}, as integers or one-hot. Received a batch "
@@ -106,10 +105,10 @@ def _score(output, usual, labels, loss):
     return score
 
 
-def _votes(output):
+def _votes(output, logits):
     if output.shape[-1] > 1:
         return output.argmax(-1)
-    return (output > (0.5 if are_probabilities(output) else 0)).ravel()
+    return (output > (0 if logits else 0.5)).ravel()
 
 
 def _classes(labels, number):
@@ -122,15 +121,27 @@ def _classes(labels, number):
     return labels.ravel().astype(int) if fits and labels.max() < max(number, 2) else None
 
 
-def _cross_entropy(output):
-    logits = not are_probabilities(output)
-    if output.shape[-1] == 1:
-        return keras.losses.BinaryCrossentropy(from_logits=logits)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+def _cross_entropy(number, logits):
+    losses = keras.losses
+    kind = losses.BinaryCrossentropy if number == 1 else losses.SparseCategoricalCrossentropy
+    return kind(from_logits=logits)
 
 
-def are_probabilities(outputs):
-    """Whether outputs are what a softmax or, if single, a sigmoid gives, in whichever layer it is."""
-    if outputs.shape[-1] == 1:
-        return bool(((outputs >= 0) & (outputs <= 1)).all())
-    return bool((outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-2))
+def gives_probabilities(model, outputs):
+    """Whether the model ends in a softmax or sigmoid, going by its layers and these `outputs` of it."""
+    # A softmax shows wherever it is in the model; a single output between 0 and 1 may be a logit.
+    several = outputs.shape[-1] > 1
+    sums_to_one = (outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-2)
+    return _ends_in_probabilities(model) or bool(several and sums_to_one)
+
+
+def _ends_in_probabilities(model):
+    """Whether the last layer is a softmax or sigmoid, or has one for activation."""
+    for layer in reversed(getattr(model, "operations", model.layers)):
+        if isinstance(layer, keras.Model):
+            return _ends_in_probabilities(layer)
+        name = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__).lower()
+        # A linear one goes last where half precision is to end in float32.
+        if not (isinstance(layer, keras.layers.Activation) and name == "linear"):
+            return name in ("softmax", "sigmoid")
+    return False
