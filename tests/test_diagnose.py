@@ -187,6 +187,15 @@ def test_binary_classifiers(rng, x):
             assert ways["moving"]["accuracy"] == pytest.approx(np.mean(votes == y))
 
 
+def test_a_loss_by_name_takes_labels_in_a_row(x):
+    """A function, unlike a class of Keras', does not bring labels and outputs into one shape."""
+    y = (x[:, 0] > 5).astype(int)
+    last = keras.layers.Dense(1, activation="sigmoid")
+    model = keras.Sequential([keras.Input([3]), tfbn.BatchNormalization(), last])
+    ways = [tfbn.diagnose(model, (x, y), loss=loss).ways["moving"] for loss in (None, "binary_crossentropy")]
+    assert ways[0] == pytest.approx(ways[1], rel=1e-5)
+
+
 def test_a_softmax_anywhere_and_data_in_another_order_each_time(x):
     """Keras' own evaluation knows the loss; a shuffled set is read in another order by each pass."""
     y = x.argmax(1)
