@@ -192,8 +192,8 @@ def test_a_loss_by_name_takes_labels_in_a_row(x):
     y = (x[:, 0] > 5).astype(int)
     last = keras.layers.Dense(1, activation="sigmoid")
     model = keras.Sequential([keras.Input([3]), tfbn.BatchNormalization(), last])
-    ways = [tfbn.diagnose(model, (x, y), loss=loss).ways["moving"] for loss in (None, "binary_crossentropy")]
-    assert ways[0] == pytest.approx(ways[1], rel=1e-5)
+    usual, named = (tfbn.diagnose(model, (x, y), loss=loss) for loss in (None, "binary_crossentropy"))
+    assert usual.ways["moving"] == pytest.approx(named.ways["moving"], rel=1e-5)
 
 
 def test_a_softmax_anywhere_and_data_in_another_order_each_time(x):
