@@ -61,22 +61,19 @@ def _examples(console, model, dataset, data_dir, split):
     """A split of a data set, in the shape that `model` takes."""
     with console.status(escape(f"Loading {dataset}")):
         from tfbn import data
+        from tfbn.inference.examples import fits
 
         inputs = getattr(model, "inputs", None) or []  # A subclassed model knows none.
         flat = len(inputs) == 1 and len(inputs[0].shape) == 2
         loaded = data.load(dataset, data_dir=data_dir, flatten=flat)
     examples = loaded.splits()[split]
-    if len(inputs) == 1 and not _fits(inputs[0].shape[1:], examples.x.shape[1:]):
+    if len(inputs) == 1 and not fits(inputs[0].shape[1:], examples.x.shape[1:]):
         raise ValueError(
             f"MODEL takes examples of the shape {tuple(inputs[0].shape[1:])}, {loaded.title} has "
             f"{examples.x.shape[1:]}. Choose another --dataset; for data of your own, use tfbn in Python."
         )
     console.print(f"{len(examples.y):,} examples: the {split} split of {loaded.title}, {loaded.source}")
     return examples
-
-
-def _fits(wanted, shape):
-    return len(wanted) == len(shape) and all(a in (None, b) for a, b in zip(wanted, shape, strict=True))
 
 
 @click.command()

@@ -34,8 +34,6 @@ WAYS = {
     "recalibrated": "recalibrated statistics",
     "single": "statistics of each example alone",
 }
-
-
 NOTES = (
     "mean off by: the moving mean from the data's, median and largest, in standard deviations;",
     "variance x: moving over the data's, least to most; then channels near epsilon, dead,",
@@ -57,7 +55,7 @@ class Diagnosis:
             standard deviations of the population).
         ways: dict of "moving", "batch", "recalibrated" and "single" to a dict of loss, accuracy (a
             fraction) and flips (the share of predictions that differ from those under moving averages);
-            None where there are no labels, or a single output instead of classes.
+            None where there are no labels, or they are no classes.
         findings: list of str, what is wrong and what to do.
         about: dict of examples, batch_size and versions.
     """

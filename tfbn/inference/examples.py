@@ -83,15 +83,17 @@ def _check_shapes(model, x):
     if not isinstance(getattr(model, "inputs", None), (list, tuple)) or isinstance(x, dict):
         return
     wanted, came = ([tuple(t.shape[1:]) for t in tf.nest.flatten(part)] for part in (model.inputs, x))
-    fits = len(wanted) == len(came) and all(
-        len(one) == len(other) and all(a in (None, b) for a, b in zip(one, other, strict=True))
-        for one, other in zip(wanted, came, strict=True)
-    )
-    if not fits:
+    same = len(wanted) == len(came) and all(map(fits, wanted, came))
+    if not same:
         raise ValueError(
             f"`data` must hold examples of the shape {_shown(wanted)} for model {model.name!r}. Received: "
             f"{_shown(came)}."
         )
+
+
+def fits(wanted, shape):
+    """Whether an example's `shape` is the one `wanted`, in which None stands for any length."""
+    return len(wanted) == len(shape) and all(a in (None, b) for a, b in zip(wanted, shape, strict=True))
 
 
 def _shown(shapes):
