@@ -55,8 +55,8 @@ def test_without_network_it_says_so_everywhere(sample_run):
     assert len(warning) == 1, "one plain line, and nothing else on standard error"
     assert warning[0].startswith("Warning: No mnist in")
     assert "the MNIST sample (5,000) stands in for it" in warning[0]
-    assert done.stdout.startswith("MNIST sample (5,000) from embedded sample")
-    assert "MNIST sample (5,000), test accuracy" in done.stdout
+    assert done.stdout.splitlines()[1].startswith("MNIST sample (5,000) from embedded sample")
+    assert "MNIST sample (5,000): " in done.stdout
     results = json.loads((folder / "run" / "results.json").read_text())
     assert results["dataset"]["title"] == "MNIST sample (5,000)"
     assert [results["dataset"][split] for split in ("train", "validation", "test")] == [4000, 500, 500]

@@ -1,4 +1,3 @@
-import importlib
 import json
 import os
 import signal
@@ -9,11 +8,9 @@ import pytest
 import tensorflow as tf
 
 import tfbn
-from tfbn import plots
+from tfbn import plots, programs
+from tfbn.arrays import batch_order
 from tfbn.comparison import check_destination
-from tfbn.data import batch_order
-
-compare_module = importlib.import_module("tfbn.compare")  # `tfbn.compare` is the function.
 
 
 def build(use_batchnorm=True, **options):
@@ -104,12 +101,12 @@ def test_as_a_loop_of_keras_own_steps(blobs, result):
 def test_an_arm_is_compiled_once(blobs, monkeypatch):
     solvers = []
 
-    class Watched(compare_module.Solver):
+    class Watched(programs.Solver):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             solvers.append(self)
 
-    monkeypatch.setattr(compare_module, "Solver", Watched)
+    monkeypatch.setattr(programs, "Solver", Watched)
     tfbn.compare(ARMS, blobs, epochs=2, seeds=3)
     assert [solver._epoch.experimental_get_tracing_count() for solver in solvers] == [1, 1]
 
@@ -168,8 +165,8 @@ def test_a_diverged_seed_ends_and_counts_in_no_mean(diverging):
     assert wild == [(0, 1), (0, 2), (0, 3), (1, 1), (2, 1), (2, 2), (2, 3)]
     assert diverging.about["diverged"] == [{"arm": "wild", "seed": 1, "epoch": 1}]
     assert set(diverging.scores("wild")) == {0, 2}
-    assert "wild diverged with seed 1 in epoch 1" in diverging.verdict()
-    assert "of 2, lower in" in diverging.verdict()
+    assert "wild: 1 of 3 runs diverged" in diverging.verdict()
+    assert " of 2" in diverging.verdict()
     assert "2 of 3" in diverging.table()
     assert np.isfinite(diverging.models["wild"].get_weights()[0]).all()
 
@@ -280,44 +277,59 @@ def test_odd_destinations(result, tmp_path, monkeypatch, name):
     ]
 
 
-def test_verdict_and_table_by_hand():
-    def made(scores, interrupted=False):
-        arms = {arm: {"parameters": 1} for arm in scores}
-        test = [
-            {"arm": arm, "seed": seed, "loss": 1.0, "accuracy": accuracy}
-            for arm, by_seed in scores.items()
-            for seed, accuracy in by_seed.items()
-        ]
-        about = {
-            "dataset": {"title": "MNIST"},
-            "settings": {"arms": arms},
-            "diverged": [],
-            "interrupted": interrupted,
-        }
-        return tfbn.Comparison([], test, about)
+def made(scores, interrupted=False):
+    """A comparison of these test accuracies, by arm and seed."""
+    test = [
+        {"arm": arm, "seed": seed, "loss": 1.0, "accuracy": accuracy}
+        for arm, by_seed in scores.items()
+        for seed, accuracy in by_seed.items()
+    ]
+    about = {
+        "dataset": {"title": "MNIST", "classes": 10},
+        "settings": {
+            "arms": {arm: {"series": arm, "value": None} for arm in scores},
+            "reach": None,
+            "steps_per_epoch": None,
+        },
+        "vary": None,
+        "diverged": [],
+        "interrupted": interrupted,
+    }
+    return tfbn.Comparison([], test, about)
 
+
+def test_verdict_and_table_by_hand():
     clear = made({"bn": {0: 0.9, 1: 0.8, 2: 0.94}, "no": {0: 0.8, 1: 0.75, 2: 0.9}})
-    assert clear.verdict() == (
-        "MNIST, test accuracy: bn 0.8800 (0.8000–0.9400), no 0.8167 (0.7500–0.9000). bn minus no, "
-        "seed by seed: +0.0633 (+0.0400 to +0.1000); higher in 3 of 3, lower in 0. "
-        "All agree, as they would by chance alone 1 time in 4."
-    )
-    against = made({"bn": {0: 0.7, 1: 0.6}, "no": {0: 0.8, 1: 0.65}}).verdict()
-    assert "-0.0750 (-0.1000 to -0.0500); higher in 0 of 2, lower in 2. All agree" in against
-    assert "1 time in 2." in against
-    for mixed in ([0.8, 0.9], [0.9, 0.8], [0.9, 0.7]):
-        assert "no evidence" in made({"bn": {0: 0.9, 1: 0.8}, "no": dict(enumerate(mixed))}).verdict()
-    assert "One seed says nothing of chance" in made({"bn": {0: 0.9}, "no": {0: 0.8}}).verdict()
+    assert clear.verdict().startswith("MNIST: ")
+    assert "better than no with all 3 seeds, by 0.0633 on average" in clear.verdict()
+    assert "1 time in 4: no evidence" in clear.verdict()
+    assert "0.8800 (0.8000–0.9400)" in clear.table()
     unpaired = made({"bn": {0: 0.9}, "no": {1: 0.8}}, interrupted=True).verdict()
     assert "nothing to compare" in unpaired
     assert "interrupted" in unpaired
-    assert "0.8800 (0.8000–0.9400)" in clear.table()
 
 
 def test_no_evidence_where_arms_are_equal(blobs):
     result = tfbn.compare({"a": build(), "b": build()}, blobs, epochs=1, seeds=2)
-    assert "a minus b, seed by seed: +0.0000" in result.verdict()
-    assert "higher in 0 of 2, lower in 0. They do not agree: no evidence" in result.verdict()
+    assert "No evidence of a difference in test accuracy" in result.verdict()
+    assert "0 of 2" in result.verdict()
+
+
+def test_the_table_of_a_sweep(blobs):
+    arms = {
+        f"{series}-{scale}": tfbn.Arm(build(series == "bn", kernel_initializer=scale), series, scale)
+        for scale in (0.1, 1e30)
+        for series in ("bn", "no")
+    }
+    vary = {"setting": "scale", "label": "Scale", "log": True}
+    result = tfbn.compare(arms, blobs, epochs=1, seeds=2, vary=vary)
+    header, small, large = result.rows()
+    assert header == ["Scale", "bn, test accuracy", "no, test accuracy"]
+    for cell, arm in zip(small[1:], ("bn-0.1", "no-0.1"), strict=True):
+        scores = result.scores(arm).values()
+        assert cell == f"{np.mean([*scores]):.4f} ({min(scores):.4f}–{max(scores):.4f})"
+    assert large == ["1e+30", large[1], "- (0 of 2 seeds)"]
+    assert result.about["figures"] == ["sweep"]
 
 
 def test_interrupted_keeps_epochs_and_models(blobs):
@@ -358,13 +370,13 @@ def test_convolutions_and_other_devices(rng):
 
 def test_data_is_not_copied_for_each_arm(blobs, monkeypatch):
     seen = []
-    train_epoch = compare_module.Solver.train_epoch
+    train_epoch = programs.Solver.train_epoch
 
     def watched(solver, arrays, *rest):
         seen.append(arrays.x)
         return train_epoch(solver, arrays, *rest)
 
-    monkeypatch.setattr(compare_module.Solver, "train_epoch", watched)
+    monkeypatch.setattr(programs.Solver, "train_epoch", watched)
     tfbn.compare(ARMS, blobs, epochs=1, seeds=1)
     assert len(seen) == 2
     assert seen[0] is seen[1]

@@ -96,6 +96,59 @@ def test_the_real_sets(name, shape, sizes):
         assert np.bincount(y).min() > len(y) / 13, "every class is there, about evenly"
 
 
+def values(split):
+    return np.round(split.x[:, 0] * 255).astype(int).tolist()
+
+
+def test_takes_the_first_examples_that_are_not_held_out(tmp_path):
+    options = dict(data_dir=tmp_path, validation_size=5)
+    whole, part = data.load("tiny_images", **options), data.load("tiny_images", train_size=7, **options)
+    assert values(part.train) == values(whole.train)[:7]
+    assert values(part.validation) == values(whole.validation)
+    assert values(part.test) == values(whole.test)
+    for train_size in (0, 36):
+        with pytest.raises(ValueError, match="`train_size` must be from 1 to 35"):
+            data.load("tiny_images", train_size=train_size, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("images", [*range(40), *range(200, 210)]), ("untested", range(40))]
+)
+def test_pools_and_shuffles_all_splits(tmp_path, name, expected):
+    pooled = data.load(f"tiny_{name}", data_dir=tmp_path, pooled=True)
+    found = [values(split) for split in pooled.splits().values()]
+    assert [len(split) for split in found] == [
+        0.8 * len(expected),
+        0.1 * len(expected),
+        0.1 * len(expected),
+    ]
+    together = [value for split in found for value in split]
+    assert sorted(together) == list(expected), "each example once"
+    assert together != sorted(together)
+    assert "pooled" in pooled.source
+
+
+def test_binary_images(tmp_path):
+    options = dict(data_dir=tmp_path, validation_size=5)
+    grey, binary = data.load("tiny_images", **options), data.load("tiny_images", binary=True, **options)
+    for name, (x, y) in binary.splits().items():
+        np.testing.assert_array_equal(x, np.round(grey.splits()[name].x))
+        np.testing.assert_array_equal(y, grey.splits()[name].y)
+    assert binary.title == "tiny_images, binary"
+
+
+def test_the_wave():
+    """Against the source's formula, whose argument is the index of the point."""
+    found = data.load("wave")
+    for x, y in found.splits().values():
+        index = (x.astype("float64") + 1) / 2 * 99
+        expected = np.sin(index * np.pi * 5 / 100) * np.exp(1 - 2 / 100 * index) + 0.5 + 1.5 * x
+        np.testing.assert_allclose(y, expected, atol=1e-5)
+    every = [split.x.ravel() for split in found.splits().values()]
+    assert [len(x) for x in every] == [100, 99, 99]
+    assert len(np.unique(np.concatenate(every))) == 298, "no point is in two splits"
+
+
 def test_the_sample():
     sample = data.sample()
     assert [split.x.shape for split in sample.splits().values()] == [(4000, 784), (500, 784), (500, 784)]
@@ -213,14 +266,6 @@ def test_too_large_for_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "LARGEST_BYTES", 1000)
     with pytest.raises(ValueError, match=r"tf\.data\.Dataset"):
         data.load("tiny_images", data_dir=tmp_path, validation_size=5)
-
-
-def test_batch_orders():
-    order = data.batch_order(1000, seed=1, epoch=2)
-    assert sorted(order) == list(range(1000))
-    np.testing.assert_array_equal(order, data.batch_order(1000, seed=1, epoch=2))
-    for seed, epoch in ((1, 3), (2, 2), (2, 1)):
-        assert (order != data.batch_order(1000, seed, epoch)).any()
 
 
 X, Y = np.zeros([4, 2]), [0, 1, 2, 1]

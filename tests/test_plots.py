@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 
 from tfbn import plots
@@ -46,6 +47,85 @@ def test_a_cross_where_a_seed_diverged():
     ax = plots.curves(Figure().subplots(), bad, "validation_loss")
     (cross,) = [line for line in ax.lines if line.get_marker() == "x"]
     assert cross.get_xydata().tolist() == [[2, 3]]
+
+
+def test_a_missing_metric_leaves_a_gap():
+    records = [{**r, "train_accuracy": None if r["epoch"] == 1 else 0.5} for r in RECORDS]
+    ax = plots.curves(Figure().subplots(), records, "train_accuracy")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [np.nan, 0.5])
+
+
+def test_over_steps():
+    ax = plots.curves(Figure().subplots(), RECORDS, "train_loss", steps_per_epoch=50)
+    assert ax.lines[0].get_xdata().tolist() == [50, 100]
+    assert ax.get_xlabel() == "Step"
+
+
+def test_a_regression_has_two_panels_and_no_nats(tmp_path):
+    losses = [{k: v for k, v in r.items() if "accuracy" not in k} for r in RECORDS]
+    axes = plots.overview(losses, "A wave", steps_per_epoch=4)
+    assert [ax.get_ylabel() for ax in axes.ravel()] == ["Training loss", "Validation loss"]
+    assert {ax.get_xlabel() for ax in axes.ravel()} == {"Step"}
+    paths = plots.save_curves(tmp_path, losses, "A wave", 4)
+    assert sorted(path.stem for path in paths) == ["curves", "train_loss", "validation_loss"]
+    with pytest.raises(ValueError, match=r"`metric` must be one of .* Received: 'train_accuracy'"):
+        plots.curves(Figure().subplots(), losses, "train_accuracy")
+
+
+@pytest.mark.parametrize("arms", [1, 2, 6, 13])
+def test_the_legend_covers_no_data(arms):
+    records = [{**r, "arm": f"arm number {index}"} for index in range(arms) for r in RECORDS]
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    ax = plots.curves(figure.subplots(), records, "train_loss", title="Title")
+    figure.draw_without_rendering()
+    legend = ax.get_legend().get_window_extent()
+    assert not legend.overlaps(ax.bbox)
+    assert not legend.overlaps(ax.title.get_window_extent())
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
+    looks = {(line.get_color(), line.get_marker()) for line in ax.lines}
+    assert len(looks) == arms, "told apart"
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = plots.overview(records, "Title", figure.subplots(2, 2)).ravel()
+    figure.draw_without_rendering()
+    assert not any(ax.get_legend() for ax in axes)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(
+        dict.fromkeys(r["arm"] for r in records)
+    )
+    extent = legend.get_window_extent()
+    assert not any(extent.overlaps(ax.get_tightbbox()) for ax in axes)
+    assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1
+
+
+def test_title_stands_above_and_its_source_small_below_it():
+    title, source = "A set of data " * 10, "Source: " + "somewhere " * 20
+
+    def draw(figure):
+        plots.curves(figure.subplots(), RECORDS, "train_loss")
+
+    figure = plots.figure(f"{title}\n{source}", draw)
+    figure.draw_without_rendering()
+    large, small = figure.texts[0], figure.artists[0]
+    assert large.get_text().split() == title.split()
+    assert small.get_text().split() == source.split()
+    assert small.get_fontsize() < large.get_fontsize()
+    above, below = large.get_window_extent(), small.get_window_extent()
+    for extent in (above, below):
+        assert extent.x0 > 0 and extent.x1 < figure.bbox.x1, "wrapped"
+        assert extent.y0 > figure.axes[0].get_tightbbox().y1
+    # The large text ends in empty lines, where the small one stands.
+    lines = large.get_text().split("\n")
+    share = len([line for line in lines if line]) / len(lines)
+    assert below.y1 < above.y1 - share * above.height + 1
+
+
+def test_save_writes_what_figure_draws(tmp_path):
+    def draw(figure, *data, **options):
+        assert (data, options) == ((1, 2), {"three": 3})
+        figure.subplots()
+
+    path = plots.save(tmp_path / "it.png", "Title", draw, 1, 2, three=3)
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_overview_and_files(tmp_path):

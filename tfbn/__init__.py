@@ -12,6 +12,8 @@ if Path(sys.argv[0]).stem != "tfbn":
     from tfbn import data
     from tfbn.compare import compare
     from tfbn.comparison import Comparison
+    from tfbn.experiment import run
+    from tfbn.inference.convert import convert, without_batchnorm
     from tfbn.inference.diagnose import Diagnosis, diagnose
     from tfbn.inference.export import Export, export
     from tfbn.inference.fold import Folding, fold
@@ -19,9 +21,11 @@ if Path(sys.argv[0]).stem != "tfbn":
     from tfbn.inference.recalibrate import recalibrate
     from tfbn.layers import BatchNormalization
     from tfbn.models import Model
+    from tfbn.programs import Arm
     from tfbn.solver import Solver
 
 __all__ = [
+    "Arm",
     "BatchNormalization",
     "Comparison",
     "Diagnosis",
@@ -30,10 +34,13 @@ __all__ = [
     "Model",
     "Solver",
     "compare",
+    "convert",
     "data",
     "diagnose",
     "export",
     "fold",
     "from_torch",
     "recalibrate",
+    "run",
+    "without_batchnorm",
 ]

@@ -7,19 +7,21 @@ import json
 import math
 import operator
 import os
-import re
 import threading
 import time
 import warnings
+import weakref
 
 import keras
 import tensorflow as tf
 
+from tfbn.arrays import Data, batches
 from tfbn.comparison import Comparison
-from tfbn.data import Data, batch_order
-from tfbn.devices import check_precision, describe_device, find_device
+from tfbn.devices import check_precision, describe_device, find_device, set_precision
 from tfbn.history import versions
-from tfbn.solver import Solver, check_batch_size, make_optimizer
+from tfbn.observers import OBSERVERS
+from tfbn.programs import Program, check_arms, signature
+from tfbn.solver import check_batch_size, make_optimizer
 
 
 def compare(
@@ -28,13 +30,17 @@ def compare(
     *,
     epochs=10,
     batch_size=32,
-    seeds=3,
+    steps_per_epoch=None,
+    seeds=6,
     optimizer="adam",
     learning_rate=None,
     loss=None,
     jit="auto",
     device="auto",
     precision=None,
+    vary=None,
+    observe=(),
+    reach=None,
     on_epoch=None,
     command=None,
 ):
@@ -44,20 +50,30 @@ def compare(
     batches. Arms made by `Model` so start from the same kernels. Arms of Keras' layers do, up to the
     first layer that draws a random number in one arm alone, such as a Dropout; from there on, give the
     initializers seeds of their own to pair the arms. A rest of examples that fills no batch sits the
-    epoch out; the next epoch draws anew. An arm is compiled once: further
-    seeds assign their initial values to the same variables, so that a seed can vary what is a variable,
-    and no constant or argument of a layer. On a CPU the arms train at the same
-    time, a core each.
+    pass out; the next pass draws anew.
+
+    A network is compiled once: further seeds, and arms that differ in initial values or learning rate
+    alone, assign their values to the same variables, so that these can vary what is a variable, and no
+    constant or argument of a layer. On a CPU the programs train at the same time, a core each.
 
     Args:
-        arms: dict of names to functions that take nothing and return a new `keras.Model`. A name becomes
-            a file's: letters, digits and any of _ . + = -.
-        data: `tfbn.data.Data`.
+        arms: dict of names to functions that take nothing and return a new `keras.Model`, or to
+            `Arm`, which says more. A name becomes a file's: letters, digits and any of _ . + = -.
+        data: `tfbn.data.Data`; with its ``classes=0`` and a `loss` such as "mse", a regression.
         epochs: int. Default 10.
         batch_size: int. Default 32.
-        seeds: int, for the seeds 0, 1, ... (default 3), or the seeds themselves.
-        optimizer, learning_rate, loss, jit, device, precision: as in `Solver`; each arm has an
+        steps_per_epoch: int, after how many steps to evaluate and record. Default None: a pass.
+        seeds: int, for the seeds 0, 1, ... (default 6, the fewest that can tell a difference from
+            chance), or the seeds themselves.
+        optimizer, learning_rate, loss, jit, device, precision: as in `Solver`; each program has an
             optimizer of its own, a copy by `get_config` if one is given.
+        vary: dict of what the arms' values are, for the figures: name, label (of the axis), log (whether
+            the axis is logarithmic). Default None.
+        observe: names of what to look at inside of the networks before the first and after each epoch,
+            in inference over the first 1,000 validation examples: "outputs", "percentiles",
+            "histograms" (see `tfbn.observers`). Default: nothing.
+        reach: float, the validation accuracy (or loss) for "epochs to reach". Default None: one that all
+            runs reached.
         on_epoch: function that is called with each record as it comes. Default None.
         command: str, the command to note in the result. Default None.
 
@@ -80,149 +96,202 @@ def compare(
     >>> len(result.records), len(result.test)
     (8, 4)
     """
-    seeds, batch_size = _check(arms, data, epochs, batch_size, seeds, precision)
+    arms = check_arms(arms)
+    seeds, batch_size = _check(data, epochs, batch_size, steps_per_epoch, seeds, precision, observe)
     device = find_device(device)
     # A copy, because setting the learning rate must not change the caller's.
     own = isinstance(optimizer, keras.optimizers.Optimizer)
     template = make_optimizer(_copy(optimizer) if own else optimizer, learning_rate)
+    for arm in arms.values():
+        make_optimizer("sgd", arm.learning_rate)
 
-    solvers, arrays = {}, {}
-    records, test, diverged, kept = [], [], [], {}
-    stop, lock = threading.Event(), threading.Lock()
+    records, test, observations, diverged, kept = [], [], [], [], {}
+    programs, program_of, arrays, first, built = {}, {}, {}, {}, weakref.WeakSet()
+    stop, recording, building = threading.Event(), threading.Lock(), threading.Lock()
 
-    def set_up(arm, seed):
-        keras.utils.set_random_seed(seed)
-        with tf.device(device):  # Models and optimizers create their variables here.
-            model = arms[arm]()
-            if any(model is solver.model for solver in solvers.values()):
+    def build(arm, seed):
+        # One at a time: the random state is the process's.
+        with building, tf.device(device):  # Models create their variables here.
+            keras.utils.set_random_seed(seed)
+            model = arms[arm].build()
+            if not isinstance(model, keras.Model):
+                raise TypeError(f"Arm {arm!r} must return a keras.Model. Received: {model!r}.")
+            if model in built:
                 raise ValueError(
                     f"Arm {arm!r} returned a model that was used already. Build a new one at each call."
                 )
-            if arm in solvers:
-                solvers[arm].restart(model)
-                return
-            solver = solvers[arm] = Solver(
-                model, _copy(template), loss=loss, jit=jit, device=device, precision=precision
-            )
-        # The first arm puts the arrays on the device, the others share them.
-        for name, split in data.splits().items():
-            arrays[name] = solver.prepare(arrays[name]) if name in arrays else solver.prepare(*split)
+            built.add(model)
+        return model
 
     def train(arm, seed):
-        solver = solvers[arm]
+        program = program_of[arm]
+        solver, fresh = program.solver, first.pop(arm, None) or build(arm, seed)
+        solver.restart(fresh, arms[arm].learning_rate)
+        this = {"arm": arm, "seed": seed}
+
+        def observe(epoch):
+            seen = program.observe()
+            if seen is not None:
+                observations.append({**this, "epoch": epoch, **seen})
+
+        observe(0)
         for epoch in range(1, epochs + 1):
             if stop.is_set():
                 # Better a model of some epochs than none.
                 if epoch > 1 and arm not in kept:
-                    kept[arm] = seed, epoch - 1, solver.model.get_weights()
+                    kept[arm] = seed, epoch - 1, fresh, solver.model.get_weights()
                 return
-            order = batch_order(len(data.train.y), seed, epoch)
-            order = order[: len(order) - len(order) % batch_size]
+            order = batches(len(data.train.y), batch_size, seed, epoch, steps_per_epoch)
             start = time.perf_counter()
-            solver.train_epoch(arrays["train"], order, batch_size)
+            solver.train_epoch(program.arrays["train"], order, batch_size)
             seconds = time.perf_counter() - start
-            record = {"arm": arm, "seed": seed, "epoch": epoch}
-            for name in ("train", "validation"):
-                result = solver.evaluate(arrays[name])
-                record |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
+            record = {**this, "epoch": epoch}
+            for split in ("train", "validation"):
+                record |= {f"{split}_{name}": value for name, value in program.evaluate(split).items()}
             record["seconds"] = seconds
-            with lock:
+            observe(epoch)
+            with recording:
                 records.append(record)
                 if on_epoch is not None:
                     on_epoch(record)
             if not (math.isfinite(record["train_loss"]) and math.isfinite(record["validation_loss"])):
-                diverged.append({"arm": arm, "seed": seed, "epoch": epoch})
+                diverged.append({**this, "epoch": epoch})
                 return
         solver.finish()
-        result = solver.evaluate(arrays["test"])
-        if not math.isfinite(result.loss):
-            diverged.append({"arm": arm, "seed": seed, "epoch": epochs})
+        result = program.evaluate("test")
+        if not math.isfinite(result["loss"]):
+            diverged.append({**this, "epoch": epochs})
             return
-        test.append({"arm": arm, "seed": seed, "loss": result.loss, "accuracy": result.accuracy})
-        kept[arm] = seed, epochs, solver.model.get_weights()
+        test.append({**this, **result})
+        kept[arm] = seed, epochs, fresh, solver.model.get_weights()
 
-    workers = min(len(arms), os.cpu_count()) if device.startswith("cpu") else 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        try:
-            for seed in seeds:
-                for arm in arms:
-                    set_up(arm, seed)
-                for job in [pool.submit(train, arm, seed) for arm in arms]:
-                    job.result()
-        except KeyboardInterrupt:
-            stop.set()  # Leaving the pool waits for the epochs under way.
-        except BaseException:
-            stop.set()
-            raise
+    for arm in arms:
+        # An arm whose model a program takes for its own comes first in it: its values are still there.
+        model = first[arm] = build(arm, seeds[0])
+        key = signature(model) or arm
+        if key not in programs:
+            with tf.device(device):
+                own = _copy(template)
+            options = dict(loss=loss, jit=jit, device=device, precision=precision)
+            programs[key] = Program(model, own, data, arrays, observe, **options)
+        program_of[arm] = programs[key]
+    jobs = [(program_of[arm], arm, seed) for seed in seeds for arm in arms]
+    workers = min(len(programs), os.cpu_count()) if device.startswith("cpu") else 1
+    _work(jobs, train, workers, stop)
 
     if stop.is_set():
         if not records:
             raise KeyboardInterrupt
         warnings.warn(f"Interrupted: kept {len(records)} epochs, all arms and seeds counted.", stacklevel=2)
-    for arm, (_, _, weights) in kept.items():
-        solvers[arm].model.set_weights(weights)  # A later seed may have diverged.
+    models = {}
+    for arm, (_, _, fresh, weights) in kept.items():
+        shared = list(program_of.values()).count(program_of[arm]) > 1
+        models[arm] = fresh if shared else program_of[arm].solver.model
+        if precision is not None:
+            set_precision(models[arm], precision)
+        models[arm].set_weights(weights)  # A later seed may have diverged.
     place = {arm: index for index, arm in enumerate(arms)}
 
-    def by_seed_and_arm(item):
-        return item["seed"], place[item["arm"]]
+    def in_order(item):
+        return item["seed"], place[item["arm"]], item.get("epoch", 0)
+
+    def describe(arm):
+        model = models.get(arm, program_of[arm].solver.model)
+        return {
+            "series": arms[arm].series or arm,
+            "value": arms[arm].value,
+            "learning_rate": arms[arm].learning_rate,
+            "parameters": model.count_params(),
+            "architecture": _architecture(model),
+            # Which weights the saved model has.
+            "model": {"seed": kept[arm][0], "epoch": kept[arm][1]} if arm in kept else None,
+        }
 
     about = {
         "versions": versions(),
         "device": describe_device(device),
-        "jit": {arm: solver.jit for arm, solver in solvers.items()},
+        "jit": {arm: program.solver.jit for arm, program in program_of.items()},
         "command": command,
         "dataset": data.about(),
         "settings": {
             "epochs": epochs,
             "batch_size": batch_size,
+            "steps_per_epoch": steps_per_epoch,
             "seeds": seeds,
             "optimizer": _describe(template),
+            "loss": loss if isinstance(loss, str | None) else type(loss).__name__,
             "precision": precision or "as built",
-            "arms": {
-                arm: {
-                    "parameters": solver.model.count_params(),
-                    "architecture": _architecture(solver.model),
-                    # Which weights the saved model has.
-                    "model": dict(zip(("seed", "epoch"), kept[arm], strict=False)) if arm in kept else None,
-                }
-                for arm, solver in solvers.items()
-            },
+            "reach": reach,
+            "arms": {name: describe(name) for name in arms},
         },
-        "diverged": sorted(diverged, key=by_seed_and_arm),
+        "vary": vary,
+        "figures": ["sweep" if vary else "curves"],
+        "recipe": None,
+        "compiled_programs": len(programs),
+        "diverged": sorted(diverged, key=in_order),
         "interrupted": stop.is_set(),
+        "observations": sorted(observations, key=in_order),
     }
-    records.sort(key=lambda record: (*by_seed_and_arm(record), record["epoch"]))
-    test.sort(key=by_seed_and_arm)
-    return Comparison(records, test, about, {arm: solvers[arm].model for arm in arms if arm in kept})
+    models = {arm: models[arm] for arm in arms if arm in models}
+    return Comparison(sorted(records, key=in_order), sorted(test, key=in_order), about, models)
 
 
-def _check(arms, data, epochs, batch_size, seeds, precision):
+def _work(jobs, train, workers, stop):
+    """Train all jobs ``(program, arm, seed)``, in turn, on so many threads, a program on one at a time."""
+    jobs, busy, changed = list(jobs), set(), threading.Condition()
+
+    def next_job():
+        with changed:
+            while jobs and not stop.is_set():
+                for job in jobs:
+                    if job[0] not in busy:
+                        jobs.remove(job)
+                        busy.add(job[0])
+                        return job
+                changed.wait()
+        return None
+
+    def work():
+        while job := next_job():
+            program, arm, seed = job
+            try:
+                train(arm, seed)
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                with changed:
+                    busy.discard(program)
+                    changed.notify_all()
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        working = [pool.submit(work) for _ in range(workers)]
+        try:
+            concurrent.futures.wait(working, return_when=concurrent.futures.FIRST_EXCEPTION)
+            for worker in working:
+                worker.result()
+        except KeyboardInterrupt:
+            stop.set()  # Leaving the pool waits for the epochs under way.
+            with changed:
+                changed.notify_all()
+
+
+def _check(data, epochs, batch_size, steps_per_epoch, seeds, precision, observe):
     """Raise for what is not allowed; the seeds as a list."""
-    built = isinstance(arms, dict) and any(isinstance(arm, keras.Model) for arm in arms.values())
-    if not isinstance(arms, dict) or not arms or built or not all(map(callable, arms.values())):
-        raise TypeError(
-            "`arms` must be a dict of names to functions that build a model, one or more, such as "
-            f"{{'plain': lambda: tfbn.Model(784, 10, use_batchnorm=False)}}. Received: {arms!r}."
-        )
-    for name in arms:
-        if (
-            not re.fullmatch(r"\w[\w.+=-]{,99}", str(name))
-            or not isinstance(name, str)
-            or name.endswith(".keras")
-        ):
-            raise ValueError(
-                "An arm's name becomes a file's name: up to 100 letters, digits and any of _ . + = - are "
-                f"allowed, and no '.keras' at the end. Received: {name!r}."
-            )
     if not isinstance(data, Data):
         raise TypeError(
             "`data` must be tfbn.data.Data: tfbn.data.load(name), or Data(train=(x, y), "
             f"validation=(x, y), test=(x, y)). Received: {type(data).__name__}."
         )
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"`epochs` must be an integer, 1 or more. Received: epochs={epochs!r}.")
+    for name, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
+        if value is None and name == "steps_per_epoch":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be an integer, 1 or more. Received: {name}={value!r}.")
     batch_size = check_batch_size(batch_size, len(data.train.y))
     check_precision(precision)
+    if isinstance(observe, str) or not set(observe) <= set(OBSERVERS):
+        raise ValueError(f"`observe` must be names out of {', '.join(OBSERVERS)}. Received: {observe!r}.")
     try:
         found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
         found = [operator.index(seed) for seed in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -11,8 +12,28 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfbn import plots
+from tfbn import plots, report
 from tfbn.history import read_json, to_json, write_csv, write_json
+from tfbn.verdict import judge
+
+# What draws a figure, and what has to be observed for it.
+FIGURES = {
+    "sweep": (plots.sweeps, None),
+    "by_value": (plots.by_value, None),
+    "percentiles": (plots.inside, "percentiles"),
+    "histograms": (plots.histograms, "histograms"),
+    "fitted": (plots.fits, "outputs"),
+}
+SPREAD = "the mean of the seeds, a band from the lowest to the highest"
+CAPTIONS = {
+    "curves": f"Training and validation loss and accuracy over the training: {SPREAD}",
+    "sweep": f"What the runs came to over what is varied: {SPREAD}, crosses for runs that diverged",
+    "by_value": f"Validation over the training, a panel for each value: {SPREAD}",
+    "percentiles": "15th, 50th and 85th percentile of the inputs of one unit of the last hidden layer; "
+    "below, the drift of all its units",
+    "histograms": "Inputs of each hidden activation, before and after training",
+    "fitted": "The fitted curve over the training, from light to dark",
+}
 
 
 @dataclass
@@ -42,70 +63,123 @@ class Comparison:
         """The names of the arms, in order."""
         return list(self.about["settings"]["arms"])
 
-    def scores(self, arm, metric="accuracy"):
-        """Test results of an arm: a dict of seed to `metric`, "accuracy" or "loss"."""
-        return {result["seed"]: result[metric] for result in self.test if result["arm"] == arm}
+    @property
+    def metric(self):
+        """What the networks are judged by: "accuracy", or "loss" in a regression."""
+        return "accuracy" if self.about["dataset"]["classes"] else "loss"
+
+    def scores(self, arm, metric=None):
+        """Test results of an arm: a dict of seed to `metric`, "accuracy" or "loss"; or `self.metric`."""
+        return {
+            result["seed"]: result[metric or self.metric] for result in self.test if result["arm"] == arm
+        }
+
+    def rows(self):
+        """Test results as a list of lists of text, the first the header: mean, and lowest and highest seed.
+
+        A row for each arm; in a sweep for each value, with a column for each series.
+        """
+        if self.about["vary"] is None:
+            metrics = dict.fromkeys([self.metric, "loss"])
+            rows = [["arm", *(f"test {metric}" for metric in metrics), "seeds", "ms/epoch"]]
+            for arm in self.arms:
+                seconds = [record["seconds"] for record in self.records if record["arm"] == arm]
+                # Without an arm's first epoch, in which it is compiled.
+                speed = f"{1000 * np.median(seconds[1:]):.0f}" if len(seconds) > 1 else "-"
+                results = [_mean_and_range(self.scores(arm, metric).values()) for metric in metrics]
+                rows.append([arm, *results, self._finished(arm), speed])
+            return rows
+        about = self.about["settings"]["arms"]
+        places = {(arm["value"], arm["series"]): name for name, arm in about.items()}
+        values, series = (
+            list(dict.fromkeys(arm[key] for arm in about.values())) for key in ("value", "series")
+        )
+        rows = [[self.about["vary"]["label"], *(f"{name}, test {self.metric}" for name in series)]]
+        for value in values:
+            arms = [places.get((value, name)) for name in series]
+            rows.append([str(value), *(self._result(arm) if arm else "-" for arm in arms)])
+        return rows
+
+    def _result(self, arm):
+        result = _mean_and_range(self.scores(arm).values())
+        finished = self._finished(arm)
+        return f"{result} ({finished} seeds)" if " of " in finished else result
+
+    def _finished(self, arm):
+        finished, diverged = (
+            len(self.scores(arm)),
+            sum(item["arm"] == arm for item in self.about["diverged"]),
+        )
+        return f"{finished} of {finished + diverged}" if diverged else f"{finished}"
 
     def table(self):
-        """Test results as text, a line for each arm: mean, and in brackets lowest and highest seed."""
-        rows = [("arm", "test accuracy", "test loss", "seeds", "ms/epoch")]
-        for arm in self.arms:
-            finished = self.scores(arm)
-            diverged = sum(item["arm"] == arm for item in self.about["diverged"])
-            seconds = [record["seconds"] for record in self.records if record["arm"] == arm]
-            rows.append(
-                (
-                    arm,
-                    _mean_and_range(finished.values()),
-                    _mean_and_range(self.scores(arm, "loss").values()),
-                    f"{len(finished)} of {len(finished) + diverged}" if diverged else f"{len(finished)}",
-                    # Without an arm's first epoch, in which it is compiled.
-                    f"{1000 * np.median(seconds[1:]):.0f}" if len(seconds) > 1 else "-",
-                )
-            )
+        """`rows` as aligned text."""
+        rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
+    def judge(self):
+        """The differences between the series as `tfbn.verdict.Verdict`, numbers and sentences."""
+        settings = self.about["settings"]
+        rest = {name: settings[name] for name in ("reach", "steps_per_epoch")}
+        return judge(self.records, self.test, settings["arms"], self.about["diverged"], **rest)
+
     def verdict(self):
-        """What the test accuracies say, in plain sentences: mean, range and paired difference by seed."""
-        first, *others = self.arms
-        said = [f"{self.about['dataset']['title']}, test accuracy:"]
-        said += [
-            ", ".join(f"{arm} {_mean_and_range(self.scores(arm).values())}" for arm in self.arms) + "."
-        ]
-        for other in others:
-            pairs = self.scores(first).keys() & self.scores(other).keys()
-            differences = [self.scores(first)[seed] - self.scores(other)[seed] for seed in pairs]
-            if not differences:
-                said.append(f"No seed finished with both {first} and {other}: nothing to compare.")
-                continue
-            wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-            spread = f" ({min(differences):+.4f} to {max(differences):+.4f})" if len(pairs) > 1 else ""
-            said.append(f"{first} minus {other}, seed by seed: {np.mean(differences):+.4f}{spread};")
-            said.append(f"higher in {wins} of {len(pairs)}, lower in {losses}.")
-            if len(pairs) == 1:
-                said.append("One seed says nothing of chance: run more.")
-            elif len(pairs) in (wins, losses):
-                chance = 2 ** (len(pairs) - 1)
-                said.append(f"All agree, as they would by chance alone 1 time in {chance}.")
-            else:
-                said.append("They do not agree: no evidence of a difference.")
-        for item in self.about["diverged"]:
-            said.append(f"{item['arm']} diverged with seed {item['seed']} in epoch {item['epoch']}.")
+        """What the results say in plain sentences and a table: differences by seed, and their chance."""
+        said = f"{self.about['dataset']['title']}: {self.judge().text()}"
         if self.about["interrupted"]:
-            said.append("The run was interrupted: it holds the epochs that had finished.")
-        return " ".join(said)
+            said += "\n\nThe run was interrupted: it holds the epochs that had finished."
+        return said
 
     def title(self):
-        """Data set and seeds, for figures."""
+        """Data set, seeds and source, for figures."""
         seeds = len({record["seed"] for record in self.records})
         shown = "1 seed" if seeds == 1 else f"mean and range of {seeds} seeds"
-        return f"{self.about['dataset']['title']}: {shown}"
+        dataset = self.about["dataset"]
+        return f"{dataset['title']}: {shown}\nData: {dataset['source']}"
 
     def plot(self, axes=None):
         """Draw training and validation loss and accuracy on four matplotlib Axes, and return them."""
-        return plots.overview(self.records, self.title(), axes)
+        steps = self.about["settings"]["steps_per_epoch"]
+        return plots.overview(self.records, self.title(), axes, steps_per_epoch=steps)
+
+    def figure(self, name):
+        """A matplotlib Figure: "sweep", "by_value", "percentiles", "histograms" or "fitted".
+
+        Raises:
+            ValueError: there is no such figure, or its comparison observed nothing for it.
+        """
+        if name not in FIGURES:
+            raise ValueError(f"Unknown figure {name!r}. Known: {', '.join(FIGURES)}.")
+        draw, needs = FIGURES[name]
+        if needs and not any(needs in item for item in self.about["observations"]):
+            raise ValueError(f"The figure {name!r} needs observe=[{needs!r}] in the comparison.")
+        settings, curve = self.about["settings"], self.about["dataset"].get("curve")
+        data = {
+            "records": self.records,
+            "observations": self.about["observations"],
+            "diverged": self.about["diverged"],
+            "arms": settings["arms"],
+            "vary": self.about["vary"],
+            "steps_per_epoch": settings["steps_per_epoch"],
+            "x": curve and curve["validation_x"],
+            "points": curve and (curve["x"], curve["y"]),
+        }
+        taken = inspect.signature(draw).parameters.keys() & data.keys()
+        return plots.figure(self.title(), draw, **{key: data[key] for key in taken})
+
+    def save_figures(self, folder):
+        """Write the figures into `folder`; returns a list of paths, of those that a report shows."""
+        paths = []
+        for name in self.about["figures"]:
+            if name == "curves":
+                steps = self.about["settings"]["steps_per_epoch"]
+                paths.append(plots.save_curves(folder, self.records, self.title(), steps)[0])
+            else:
+                paths.append(folder / f"{name}.png")
+                self.figure(name).savefig(paths[-1], dpi=120)
+        return paths
 
     def to_dict(self):
         """All of it but the models, as results.json holds it."""
@@ -115,12 +189,17 @@ class Comparison:
         """`to_dict` as JSON text."""
         return to_json(self.to_dict())
 
-    def save(self, path):
+    def save(self, path, models=True):
         """Write the comparison to the folder `path`: all of it, or nothing.
 
         ::
 
-            results.json  history.csv  figures/*.png  models/ARM.keras  models/ARM/ (SavedModel)
+            results.json  history.csv  report.html  figures/*.png
+            models/ARM.keras  models/ARM/ (SavedModel)
+
+        Args:
+            path: path of a folder that does not exist yet, or is empty.
+            models: bool, whether to write the models. Default True.
 
         Raises:
             ValueError: `path` cannot be written, or holds something already.
@@ -132,14 +211,31 @@ class Comparison:
             (staging / "figures").mkdir(parents=True)
             write_json(staging / "results.json", self.to_dict())
             write_csv(staging / "history.csv", self.records)
-            plots.save_curves(staging / "figures", self.records, self.title())
-            for arm, model in self.models.items():
+            self._write_report(staging / "report.html", self.save_figures(staging / "figures"))
+            for arm, model in self.models.items() if models else ():
                 (staging / "models").mkdir(exist_ok=True)
                 model.save(staging / "models" / f"{arm}.keras")
                 with _quiet():
                     model.export(staging / "models" / arm, verbose=False)
             os.replace(staging, path)
         return path
+
+    def report(self, path):
+        """Write all of it but the models as one HTML page, and return its path.
+
+        Args:
+            path: path of a file, or of a folder, which gets a report.html.
+        """
+        path = Path(path)
+        path = path / "report.html" if path.is_dir() else path
+        with tempfile.TemporaryDirectory() as folder:
+            self._write_report(path, self.save_figures(Path(folder)))
+        return path
+
+    def _write_report(self, path, figures):
+        shown = [(CAPTIONS[figure.stem], figure.read_bytes()) for figure in figures]
+        page = report.render(self.to_dict(), _for_report(self.judge()), self.rows(), shown)
+        path.write_text(page, encoding="utf-8")
 
     @classmethod
     def load(cls, path):
@@ -188,6 +284,30 @@ def _quiet():
         yield
     finally:
         logger.setLevel(level)
+
+
+def _for_report(verdict):
+    """A verdict as `tfbn.report.render` takes it."""
+    found = verdict.to_dict()
+    rows = []
+    for comparison in found["comparisons"]:
+        for quantity, values in comparison["quantities"].items():
+            low, high = values["interval"] or (None, None)
+            rows.append(
+                {
+                    "quantity": quantity,
+                    "names": [found["first"], comparison["other"]],
+                    "first": values["first_mean"],
+                    "other": values["other_mean"],
+                    "difference": values["mean"],
+                    "low": low,
+                    "high": high,
+                    "decides": quantity == comparison["decides"],
+                    **{name: values[name] for name in ("p", "probability", "wins", "pairs")},
+                }
+            )
+    notes = [note for comparison in found["comparisons"] for note in comparison["notes"]]
+    return {"sentences": verdict.sentences(), "rows": rows, "note": " ".join(notes)}
 
 
 def _mean_and_range(values):

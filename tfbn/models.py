@@ -115,7 +115,7 @@ class Model(keras.Model):
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"`seed` must be an integer, 0 or more, or None. Received: seed={seed!r}.")
         dtype = keras.dtype_policies.get(dtype)
-        initializer = _initializer(kernel_initializer)
+        initializer = as_initializer(kernel_initializer)
         activation = keras.activations.get(activation)
 
         kernels = 0
@@ -213,7 +213,12 @@ def _sizes(name, value, at_least=1, at_most=None):
     return tuple(int(size) for size in sizes)
 
 
-def _initializer(value):
+def as_initializer(value):
+    """A Keras initializer, from its name, or from the standard deviation of a normal distribution.
+
+    Raises:
+        ValueError, TypeError: there is no such initializer.
+    """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not 0 <= value < float("inf"):
             raise ValueError(

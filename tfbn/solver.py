@@ -13,12 +13,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.data import Data, as_classes, batch_order, check_examples
+from tfbn.arrays import Data, as_classes, batch_order, check_examples
 from tfbn.devices import describe_device, find_device, set_precision, suits_xla
 from tfbn.history import History, versions
 
 DEFAULT_LEARNING_RATE = 0.01
 EVALUATION_BATCH_SIZE = 1000
+# Names that Keras has no class for.
+MOMENTUM = {"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.9, "nesterov": True}}
 
 
 class Evaluation(NamedTuple):
@@ -44,7 +46,8 @@ class Solver:
     Args:
         model: a `keras.Model`. With the default loss it gives a score for each class: logits, or
             probabilities where its last layer is a softmax.
-        optimizer: the name of a Keras optimizer, or an optimizer. Default "adam".
+        optimizer: the name of a Keras optimizer, "momentum" or "nesterov" (SGD with a momentum of 0.9), or
+            an optimizer. Default "adam".
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`. Default None: 0.01
             for a name, an optimizer's own otherwise.
         loss: a Keras loss or its name. Default None: cross-entropy, for labels given as integers or
@@ -120,7 +123,8 @@ class Solver:
             )
         self._input_shape = self._classes = None  # Known once the model is built.
         self._initial_optimizer_state = None  # Known once `_compile_for` has built the variables.
-        self._epoch = self._evaluation = self._step = None
+        self._epoch = self._step = None
+        self._evaluations = {}
 
     def train(self, x, y):
         """One step on one batch.
@@ -288,10 +292,14 @@ class Solver:
             **more,
         }
 
-    def restart(self, fresh):
+    def restart(self, fresh, learning_rate=None):
         """Begin anew from the weights of `fresh`, another build of the same model.
 
         Nothing is compiled again: the values are assigned to the variables that there are.
+
+        Args:
+            fresh: `keras.Model`.
+            learning_rate: float. Default None: the one that the solver began with.
         """
         if self._input_shape is not None:
             self._build(fresh, self._input_shape)
@@ -301,6 +309,8 @@ class Solver:
             optimizer = self.model.optimizer
             for variable, value in zip(optimizer.variables, self._initial_optimizer_state, strict=True):
                 variable.assign(value)
+        if learning_rate is not None:
+            self.model.optimizer.learning_rate = learning_rate
 
     def prepare(self, x, y=None):
         """Check arrays against the model and move them to the device.
@@ -395,7 +405,14 @@ class Solver:
         self._initial_optimizer_state = [v.numpy() for v in self.model.optimizer.variables]
         self._epoch = tf.function(self._epoch_steps, jit_compile=self.jit)
         self._step = tf.function(self._single_step, reduce_retracing=True)
-        self._evaluation = tf.function(self._evaluation_steps, reduce_retracing=True)
+
+    def _evaluation(self, x, y, batch_size):
+        # Traced here for any number of examples: TensorFlow would warn where several solvers do.
+        specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (x, y))
+        if specs not in self._evaluations:
+            trace = tf.function(self._evaluation_steps).get_concrete_function
+            self._evaluations[specs] = trace(*specs, tf.TensorSpec([], "int32"))
+        return self._evaluations[specs](x, y, batch_size)
 
     def _single_step(self, x, y):
         tf.autograph.experimental.do_not_convert(self.model.train_step)((x, y))
@@ -476,19 +493,21 @@ def make_optimizer(optimizer, learning_rate=None):
             optimizer.learning_rate = learning_rate
         return optimizer
     known = {
-        name.lower(): kind
+        name.lower(): (kind, {})
         for name, kind in vars(keras.optimizers).items()
         if isinstance(kind, type)
         and issubclass(kind, keras.optimizers.Optimizer)
         and name not in ("Optimizer", "LossScaleOptimizer")
     }
+    known |= {name: (keras.optimizers.SGD, options) for name, options in MOMENTUM.items()}
     if not isinstance(optimizer, str) or optimizer.lower() not in known:
         raise ValueError(
             f"Unknown optimizer {optimizer!r}. Known: {', '.join(sorted(known))}; or pass a "
             "keras.optimizers.Optimizer."
         )
     rate = DEFAULT_LEARNING_RATE if learning_rate is None else learning_rate
-    return known[optimizer.lower()](learning_rate=rate)
+    kind, options = known[optimizer.lower()]
+    return kind(learning_rate=rate, **options)
 
 
 def _cross_entropy(model):

@@ -7,7 +7,7 @@ import operator
 import numpy as np
 import tensorflow as tf
 
-from tfbn.data import Data
+from tfbn.arrays import Data
 from tfbn.solver import check_batch_size
 
 

@@ -1,6 +1,8 @@
-"""The graphs of functional models: what is nested in them, and copies with layers left out."""
+"""The graphs of functional models: what is nested in them, and copies with layers left out or replaced."""
 
 from __future__ import annotations
+
+import tempfile
 
 import keras
 
@@ -33,8 +35,27 @@ def _collect(model, prefix, graphs, names):
             names.setdefault(inner, f"{prefix}{layer.name}/{inner.name}")
 
 
-def copy(model, graphs, gone, weights):
-    """`model` with layers of its own, without the norms that are `gone`, and with new `weights`."""
+@keras.saving.register_keras_serializable(package="tfbn")
+class MaskedIdentity(keras.layers.Layer):
+    """Hands its inputs on, with the mask that it is called with."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.supports_masking = True
+
+    def call(self, inputs, mask=None):
+        return inputs
+
+
+def copy(model, graphs, gone=(), weights=(), instead=()):
+    """`model` with layers of its own, which has the weights and goes on with the random numbers of `model`.
+
+    Args:
+        model, graphs: the model, and what `collect` says of it.
+        gone: dict or set of the norms to leave out.
+        weights: dict of a layer to its new weights, a bias among them.
+        instead: dict of a layer to the new one in its place, which takes on its weights.
+    """
     copies = {}
     ends = {tensor._keras_history[0] for graph in graphs.values() for tensor in graph.outputs}
 
@@ -46,12 +67,10 @@ def copy(model, graphs, gone, weights):
     def make(layer):
         if layer in graphs:
             return copy_graph(layer)
-        if layer in ends & gone.keys():
-            # It gives an output of the model its name.
-            end = keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
-            return lambda x, **_: end(x)
         if layer in gone:
-            return lambda x, **_: x
+            return _without(layer, layer in ends)
+        if layer in instead:
+            return instead[layer]
         try:
             config = layer.get_config()
             return type(layer).from_config({**config, "use_bias": True} if layer in weights else config)
@@ -67,7 +86,9 @@ def copy(model, graphs, gone, weights):
         inputs = keras.tree.map_structure(lambda t: copy_layer(t._keras_history[0]).output, graph.input)
         made = keras.models.clone_model(graph, inputs, clone_function=copy_layer)
         # Set later, `trainable` would overrule that of each layer.
-        return keras.Model(made.input, made.output, name=model.name, trainable=model.trainable)
+        made = keras.Model(made.input, made.output, name=model.name, trainable=model.trainable)
+        made.dtype_policy = model.dtype_policy  # by which `compile` decides whether to scale the loss
+        return made
 
     result = copy_graph(model)
     for layer, twin in copies.items():
@@ -79,7 +100,31 @@ def copy(model, graphs, gone, weights):
                 store = {}
                 old.save_own_variables(store)
                 new.load_own_variables(store)
+                if hasattr(old, "save_assets"):  # a vocabulary
+                    with tempfile.TemporaryDirectory() as folder:
+                        old.save_assets(folder)
+                        new.load_assets(folder)
+            # What that leaves out: the state of random numbers.
+            for old, new in zip(layer.variables, twin.variables, strict=True):
+                new.assign(old)
     return result
+
+
+def _without(norm, is_end):
+    """What takes the place of `norm` in a graph: a function that hands on its inputs."""
+    # The policy by name: Identity has no get_config for anything else.
+    options = {"name": norm.name, "dtype": norm.dtype_policy.name}
+    end, masked = keras.layers.Identity(**options), MaskedIdentity(**options)
+
+    def call(inputs, training=None, mask=None):
+        if not keras.backend.is_float_dtype(inputs.dtype):
+            inputs = keras.ops.cast(inputs, norm.compute_dtype)
+        if mask is not None and getattr(inputs, "_keras_mask", None) is None:
+            return masked(inputs, mask=mask)
+        # An output of the model has the name of its layer.
+        return end(inputs) if is_end else inputs
+
+    return call
 
 
 def called(layer):

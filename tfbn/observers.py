@@ -1,0 +1,72 @@
+"""What to look at inside of a network while it trains: functions of a model that give one of examples."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+BINS = 40
+PERCENTILES = (15, 50, 85)
+
+
+def outputs(model):
+    """The model's outputs ``[N]``, for a network of one output."""
+    return lambda x: tf.reshape(model(x, training=False), [-1])
+
+
+def percentiles(model):
+    """PERCENTILES of the input of each unit of the last hidden activation, in inference.
+
+    ``[N, ...] -> [units, 3]``, linear between the ranks.
+
+    Source: Ioffe and Szegedy 2015, section 4.1 and figure 1b, c.
+    """
+    inner = keras.Model(model.inputs[0], _activation_inputs(model)[-1])
+
+    def observe(x):
+        values = inner(x, training=False)
+        ranked = tf.sort(tf.reshape(values, [-1, values.shape[-1]]), axis=0)
+        last = tf.shape(ranked)[0] - 1
+        places = tf.constant(PERCENTILES, ranked.dtype) / 100 * tf.cast(last, ranked.dtype)
+        below = tf.cast(places, "int32")
+        share = (places - tf.cast(below, ranked.dtype))[:, None]
+        found = (1 - share) * tf.gather(ranked, below)
+        return tf.transpose(found + share * tf.gather(ranked, tf.minimum(below + 1, last)))
+
+    return observe
+
+
+def histograms(model):
+    """The inputs of each hidden activation, in inference, counted in BINS bins from lowest to highest.
+
+    Returns a list of dicts with "low", "high" and "counts", a dict for each activation.
+    """
+    inner = keras.Model(model.inputs[0], _activation_inputs(model))
+
+    def observe(x):
+        found = []
+        for values in inner(x, training=False):
+            low, high = tf.reduce_min(values), tf.reduce_max(values)
+            counts = tf.histogram_fixed_width(values, [low, high], BINS)
+            found.append({"low": low, "high": high, "counts": counts})
+        return found
+
+    return observe
+
+
+OBSERVERS = {"outputs": outputs, "percentiles": percentiles, "histograms": histograms}
+
+
+def _activation_inputs(model):
+    """The symbolic inputs of the activations that are layers of their own."""
+    found = [
+        layer.input
+        for layer in getattr(model, "layers", [])
+        if isinstance(layer, (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU))
+    ]
+    if not found:
+        raise ValueError(
+            f"Model {model.name!r} has no activation to observe. Its activations must be layers of their "
+            "own, keras.layers.Activation or ReLU, in a functional or Sequential model."
+        )
+    return found

@@ -1,0 +1,35 @@
+"""Records and observations to figures. Draws nothing that it was not given."""
+
+from matplotlib.figure import Figure
+
+from tfbn.plots.activations import drifts, histogram, histograms, inside, percentiles
+from tfbn.plots.channels import save_statistics, statistics
+from tfbn.plots.epochs import by_value, curves, overview, save_curves
+from tfbn.plots.knobs import sweep, sweeps
+from tfbn.plots.regressions import fits, fitted
+from tfbn.plots.runs import drift
+from tfbn.plots.style import METRICS, STYLES, figure, save
+
+__all__ = [
+    "METRICS",
+    "STYLES",
+    "Figure",
+    "by_value",
+    "curves",
+    "drift",
+    "drifts",
+    "figure",
+    "fits",
+    "fitted",
+    "histogram",
+    "histograms",
+    "inside",
+    "overview",
+    "percentiles",
+    "save",
+    "save_curves",
+    "save_statistics",
+    "statistics",
+    "sweep",
+    "sweeps",
+]

@@ -1,0 +1,31 @@
+"""Does batch norm help a network of five hidden layers on very few images?
+
+1,000 images of CIFAR-10 to train on and 1,000 to validate: 3072-100-100-100-100-100-10, ReLU, initial
+weights of a standard deviation of 0.02, Adam at 0.001, batches of 50, ten epochs.
+
+Source: a course notebook after Stanford's CS231n, assignment 2, whose own training crashed. A published
+solution has training/validation accuracies of .786/.309 with batch norm and .726/.335 without.
+
+Expected: to be measured.
+
+Cost: to be measured.
+"""
+
+from tfbn.recipes.recipe import Recipe
+
+RECIPE = Recipe(
+    __doc__,
+    settings=dict(
+        dataset="cifar10",
+        train_size=1000,
+        validation_size=1000,
+        hidden=(100,) * 5,
+        initializer=0.02,
+        learning_rate=0.001,
+        batch_size=50,
+        epochs=10,
+    ),
+    quick=dict(seeds=1, epochs=3),
+    observe=("histograms",),
+    figures=("curves", "histograms"),
+)

@@ -1,0 +1,31 @@
+"""Does batch norm make a deep network's training independent of the scale of its initial weights?
+
+1,000 images of CIFAR-10: 3072-50-50-50-50-50-50-50-10, ReLU, Adam at 0.001, batches of 50, ten epochs, at
+20 standard deviations of the initial weights from 0.0001 to 1.
+
+Source: a course notebook after Stanford's CS231n, assignment 2.
+
+Expected: to be measured.
+
+Cost: to be measured.
+"""
+
+from tfbn.recipes.recipe import Recipe, Vary
+
+SCALES = tuple(float(f"{10 ** (-4 + 4 * i / 19):.3g}") for i in range(20))
+
+RECIPE = Recipe(
+    __doc__,
+    settings=dict(
+        dataset="cifar10",
+        train_size=1000,
+        validation_size=1000,
+        hidden=(50,) * 7,
+        learning_rate=0.001,
+        batch_size=50,
+        epochs=10,
+    ),
+    vary=Vary("initializer", SCALES, "Standard deviation of the initial weights"),
+    quick=dict(seeds=1, epochs=3, values=SCALES[::4]),
+    figures=("sweep",),
+)

@@ -1,0 +1,28 @@
+"""Does batch norm, with statistics for each channel, help a small convolutional network?
+
+Two blocks of a 3x3 convolution to 16 and 32 channels, batch norm, ReLU and 2x2 max pooling, then 64 ReLUs,
+Adam at 0.001, batches of 64, on 10,000 images of MNIST or, with `--dataset cifar10`, of CIFAR-10.
+
+Source: the remark on convolutions in the notebook of `mnist-init-scale`; Ioffe and Szegedy 2015, section
+3.2.
+
+Expected: to be measured.
+
+Cost: to be measured.
+"""
+
+from tfbn.recipes.recipe import Recipe
+
+RECIPE = Recipe(
+    __doc__,
+    settings=dict(
+        train_size=10_000,
+        hidden=(64,),
+        conv_filters=(16, 32),
+        learning_rate=0.001,
+        batch_size=64,
+        epochs=5,
+    ),
+    quick=dict(train_size=2000, seeds=1, epochs=2),
+    models=True,
+)

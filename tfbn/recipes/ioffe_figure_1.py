@@ -1,0 +1,32 @@
+"""Does batch norm keep the inputs of a layer's sigmoids where they were while the network trains?
+
+Binary images of MNIST, three hidden layers of 100 sigmoids, batches of 60, 50,000 steps: the accuracy over
+steps, and the 15th, 50th and 85th percentile of the inputs of the last hidden layer. The paper gives
+neither learning rate nor initial scale; here they are SGD at 0.1 and a standard deviation of 0.05.
+
+Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 4.1 and figure 1.
+
+Expected: to be measured.
+
+Cost: to be measured.
+"""
+
+from tfbn.recipes.recipe import Recipe
+
+RECIPE = Recipe(
+    __doc__,
+    settings=dict(
+        binary=True,
+        hidden=(100,) * 3,
+        activation="sigmoid",
+        initializer=0.05,
+        optimizer="sgd",
+        learning_rate=0.1,
+        batch_size=60,
+        epochs=50,
+        steps_per_epoch=1000,
+    ),
+    quick=dict(seeds=1, epochs=10, steps_per_epoch=200),
+    observe=("percentiles", "histograms"),
+    figures=("curves", "percentiles", "histograms"),
+)

@@ -1,0 +1,33 @@
+"""From which initial weights does a deep network learn at all?
+
+1,000 images of MNIST: 784-100-100-100-100-100-10, ReLU, SGD at 0.01, batches of 100, 20 epochs, at 16
+standard deviations of the initial weights from 1 to 0.0001. `--values he_normal,glorot_normal` takes He's
+and Xavier's in their place; `--dropout`, `--weight-decay` and `--optimizer
+sgd|momentum|nesterov|adagrad|rmsprop|adam` are the knobs of the source.
+
+Source: a notebook after K. Saitoh, "Deep Learning from Scratch", section 6.3.
+
+Expected: to be measured.
+
+Cost: to be measured.
+"""
+
+from tfbn.recipes.recipe import Recipe, Vary
+
+SCALES = tuple(float(f"{10 ** (-4 * i / 15):.3g}") for i in range(16))
+
+RECIPE = Recipe(
+    __doc__,
+    settings=dict(
+        train_size=1000,
+        validation_size=1000,
+        hidden=(100,) * 5,
+        optimizer="sgd",
+        learning_rate=0.01,
+        batch_size=100,
+        epochs=20,
+    ),
+    vary=Vary("initializer", SCALES, "Standard deviation of the initial weights"),
+    quick=dict(seeds=1, epochs=5, values=SCALES[::3]),
+    figures=("sweep",),
+)

@@ -1,0 +1,30 @@
+"""Does batch norm help a small network to fit a curve?
+
+The regression 1-16-16-1, ReLU, mean squared error, all 100 points a step, Adam at 0.005, 6,000 steps,
+moving averages of momentum 0.5.
+
+Source: https://github.com/goddoe/ml_lecture, notebook 6, which shows the fit with batch norm only.
+
+Expected: to be measured.
+
+Cost: to be measured.
+"""
+
+from tfbn.recipes.recipe import Recipe
+
+RECIPE = Recipe(
+    __doc__,
+    settings=dict(
+        dataset="wave",
+        hidden=(16, 16),
+        batchnorm_options=dict(momentum=0.5),
+        learning_rate=0.005,
+        loss="mse",
+        batch_size=100,
+        epochs=20,
+        steps_per_epoch=300,
+    ),
+    quick=dict(seeds=1, epochs=5),
+    observe=("outputs",),
+    figures=("fitted", "curves"),
+)
