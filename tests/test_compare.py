@@ -217,6 +217,7 @@ def test_saves_everything_or_nothing(result, blobs, tmp_path, monkeypatch, pytho
         "models/plain.keras",
         "models/plain/variables/variables.data-00000-of-00001",
         "models/plain/variables/variables.index",
+        "report.html",
         "results.json",
     ]
     assert len((run / "history.csv").read_text().splitlines()) == 1 + len(result.records)
@@ -330,6 +331,11 @@ def test_the_table_of_a_sweep(blobs):
         assert cell == f"{np.mean([*scores]):.4f} ({min(scores):.4f}–{max(scores):.4f})"
     assert large == ["1e+30", large[1], "- (0 of 2 seeds)"]
     assert result.about["figures"] == ["sweep"]
+    assert {ax.get_xlabel() for ax in result.plot()} == {"Scale"}
+    with pytest.raises(ValueError, match=r"'curve'. Known: sweep"):
+        result.figure("curve")
+    with pytest.raises(ValueError, match=r"observe=\['outputs'\]"):
+        result.figure("fitted")
 
 
 def test_interrupted_keeps_epochs_and_models(blobs):

@@ -233,7 +233,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("to", KINDS)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=", ".join)
 def test_arguments_are_kept(options, to):
     model = keras.Sequential([keras.Input((5, 4)), OTHER[to](**options)])
     model.layers[0].set_weights(scrambled(model).get_weights())

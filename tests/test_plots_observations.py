@@ -32,26 +32,34 @@ def dots(ax):
     return [line.get_xdata() for line in ax.lines if line.get_marker() in ("o", "s")]
 
 
+def run_of(percentiles, first=1):
+    return [{"epoch": epoch, "percentiles": units} for epoch, units in enumerate(percentiles, first)]
+
+
 def test_drift_by_hand():
-    # Unit 0: moves 2 and 1, widths 1, 2 and 3. Unit 1 stays. Unit 2 has no width, unit 3 one time only.
+    # Unit 0 ends 3 wide; it is away by 0, 0, 2, then by 1, 1, 0. Unit 1 stays. Unit 2 has no width at the
+    # end, and of unit 3 the end is not known.
     percentiles = [
-        [[0, 0, 1], [-1, 0, 1], [5, 5, 5], [-1, 0, 1]],
-        [[1, 2, 3], [-1, 0, 1], [6, 6, 6], [None, None, None]],
+        [[0, 1, 1], [-1, 0, 1], [5, 5, 6], [-1, 0, 1]],
+        [[1, 2, 3], [-1, 0, 1], [6, 6, 7], [-1, 0, 1]],
         [[0, 1, 3], [-1, 0, 1], [7, 7, 7], [NAN, NAN, NAN]],
     ]
-    np.testing.assert_allclose(plots.drift(percentiles), [1.5 / 2, 0, NAN, NAN])
-    np.testing.assert_allclose(plots.drift(percentiles[:1]), [NAN] * 4)
+    expected = [np.mean([2 / 3, 2 / 3]) / 3, 0, NAN, NAN]
+    np.testing.assert_allclose(plots.drift(run_of(percentiles)), expected)
+    np.testing.assert_allclose(plots.drift(run_of(percentiles[:1])), [NAN] * 4)
+    np.testing.assert_allclose(plots.drift(run_of(percentiles[:1], first=0)), [NAN] * 4)
 
 
-def test_drift_passes_over_what_is_missing():
-    known = [[[-1.0, 0.0, 1.0]], [[-1.0, 2.0, 1.0]]]
-    np.testing.assert_allclose(plots.drift([*known, [[None] * 3], [[-1, 9, 1]]]), [1])
+def test_drift_passes_over_what_is_missing_and_what_was_before_training():
+    known = [[[-9.0, 0.0, 9.0]], [[-1.0, 2.0, 1.0]], [[None] * 3], [[0.0, 3.0, 2.0]]]
+    np.testing.assert_allclose(plots.drift(run_of(known, first=0)), [1 / 2])
 
 
 def test_drift_is_free_of_units():
-    rng = np.random.default_rng(0)
-    percentiles = np.sort(rng.normal(size=[5, 4, 3]))
-    np.testing.assert_allclose(plots.drift(1000 * percentiles + 7), plots.drift(percentiles))
+    percentiles = np.sort(np.random.default_rng(0).normal(size=[5, 4, 3]))
+    np.testing.assert_allclose(
+        plots.drift(run_of(1000 * percentiles + 7)), plots.drift(run_of(percentiles))
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,7 @@ def test_inside_draws_the_unit_of_median_drift_of_the_lowest_seed_and_all_drifts
     np.testing.assert_allclose(plain.lines[1].get_xydata(), [[0, 0], [1, 4], [2, 8]])
     assert batchnorm.get_ylim() == plain.get_ylim()
     assert batchnorm.get_xlabel() == "Epoch"
-    # Twice, for two seeds: a move of 0.4 over a width of 2, and so on.
+    # Twice, for two seeds: 0.4 from the end after an epoch, over a width of 2, and so on.
     np.testing.assert_allclose(dots(drifts), [[0.1, 0.2, 0.3]] * 2 + [[0.5, 2, 3]] * 2)
     medians = [line.get_xdata() for line in drifts.lines if line.get_color() == "black"]
     np.testing.assert_allclose(medians, [[0.2, 0.2]] * 2 + [[2, 2]] * 2)

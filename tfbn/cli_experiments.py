@@ -127,17 +127,20 @@ def run(name, **given):
 
     Writes OUT/results.json, history.csv, report.html and figures/.
     """
+    return _run(name, **given)
+
+
+def _find(name):
     try:
-        find(name)
+        return find(name)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    return _run(name, **given)
 
 
 def _run(name, out, no_fallback, as_json, quick, **given):
     source = click.get_current_context().get_parameter_source
     given = {key: value for key, value in given.items() if source(key) is not ParameterSource.DEFAULT}
-    recipe = find(name)
+    recipe = _find(name)
     resolved = recipe.resolve(quick, **given)
     out = out or time.strftime(f"runs/{name}-%Y%m%d-%H%M%S")
     console = open_console(as_json)
@@ -237,14 +240,25 @@ def _live(console, runs, epochs, swept):
 
 
 @click.command()
-def recipes():
-    """List the classic experiments."""
+@click.argument("name", required=False)
+def recipes(name):
+    """List the classic experiments, or show what there is to know of one."""
     console = open_console(stderr=False)
+    if name is not None:
+        recipe = _find(name)
+        console.print(recipe.text.strip() + "\n")
+        for setting, value in recipe.resolve().items():
+            if value is not None:
+                console.print(f"{setting:<18} {value}")
+        if recipe.vary:
+            console.print(f"{recipe.vary.setting} varies: {', '.join(map(str, recipe.vary.values))}")
+        return
     width = max(map(len, RECIPES)) + 2
     for name, recipe in RECIPES.items():
         console.print(f"{name:<{width}}{recipe.question}")
         console.print(f"{'':<{width}}{recipe.cost}", style="dim")
-    console.print("\ntfbn run NAME runs one, and tfbn run NAME --quick takes a quick look at it.")
+    console.print("\ntfbn run NAME runs one, tfbn run NAME --quick takes a quick look at it, and")
+    console.print("tfbn recipes NAME shows its settings.")
 
 
 @click.command()

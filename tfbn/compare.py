@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 import math
 import operator
@@ -20,7 +19,7 @@ from tfbn.comparison import Comparison
 from tfbn.devices import check_precision, describe_device, find_device, set_precision
 from tfbn.history import versions
 from tfbn.observers import OBSERVERS
-from tfbn.programs import Program, check_arms, signature
+from tfbn.programs import Program, check_arms, signature, work
 from tfbn.solver import check_batch_size, make_optimizer
 
 
@@ -175,9 +174,9 @@ def compare(
             options = dict(loss=loss, jit=jit, device=device, precision=precision)
             programs[key] = Program(model, own, data, arrays, observe, **options)
         program_of[arm] = programs[key]
-    jobs = [(program_of[arm], arm, seed) for seed in seeds for arm in arms]
+    jobs = [(program_of[arm], (arm, seed)) for seed in seeds for arm in arms]
     workers = min(len(programs), os.cpu_count()) if device.startswith("cpu") else 1
-    _work(jobs, train, workers, stop)
+    work(jobs, train, workers, stop)
 
     if stop.is_set():
         if not records:
@@ -234,46 +233,6 @@ def compare(
     }
     models = {arm: models[arm] for arm in arms if arm in models}
     return Comparison(sorted(records, key=in_order), sorted(test, key=in_order), about, models)
-
-
-def _work(jobs, train, workers, stop):
-    """Train all jobs ``(program, arm, seed)``, in turn, on so many threads, a program on one at a time."""
-    jobs, busy, changed = list(jobs), set(), threading.Condition()
-
-    def next_job():
-        with changed:
-            while jobs and not stop.is_set():
-                for job in jobs:
-                    if job[0] not in busy:
-                        jobs.remove(job)
-                        busy.add(job[0])
-                        return job
-                changed.wait()
-        return None
-
-    def work():
-        while job := next_job():
-            program, arm, seed = job
-            try:
-                train(arm, seed)
-            except BaseException:
-                stop.set()
-                raise
-            finally:
-                with changed:
-                    busy.discard(program)
-                    changed.notify_all()
-
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        working = [pool.submit(work) for _ in range(workers)]
-        try:
-            concurrent.futures.wait(working, return_when=concurrent.futures.FIRST_EXCEPTION)
-            for worker in working:
-                worker.result()
-        except KeyboardInterrupt:
-            stop.set()  # Leaving the pool waits for the epochs under way.
-            with changed:
-                changed.notify_all()
 
 
 def _check(data, epochs, batch_size, steps_per_epoch, seeds, precision, observe):

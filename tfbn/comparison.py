@@ -136,16 +136,27 @@ class Comparison:
         """Data set, seeds and source, for figures."""
         seeds = len({record["seed"] for record in self.records})
         shown = "1 seed" if seeds == 1 else f"mean and range of {seeds} seeds"
-        dataset = self.about["dataset"]
-        return f"{dataset['title']}: {shown}\nData: {dataset['source']}"
+        return f"{self.about['dataset']['title']}: {shown}\n{self._source()}"
+
+    def _source(self):
+        return f"Data: {self.about['dataset']['source']}"
 
     def plot(self, axes=None):
-        """Draw training and validation loss and accuracy on four matplotlib Axes, and return them."""
+        """Draw training and validation loss and accuracy on four matplotlib Axes, and return them.
+
+        Of a sweep its figure "sweep" is drawn, and `axes` not used.
+        """
+        if self.about["vary"]:
+            return self.figure("sweep", pyplot=True).axes
         steps = self.about["settings"]["steps_per_epoch"]
         return plots.overview(self.records, self.title(), axes, steps_per_epoch=steps)
 
-    def figure(self, name):
-        """A matplotlib Figure: "sweep", "by_value", "percentiles", "histograms" or "fitted".
+    def figure(self, name, pyplot=False):
+        """A matplotlib Figure.
+
+        Args:
+            name: str, "sweep", "by_value", "percentiles", "histograms" or "fitted".
+            pyplot: bool, whether pyplot shows and keeps it. Default False.
 
         Raises:
             ValueError: there is no such figure, or its comparison observed nothing for it.
@@ -167,7 +178,9 @@ class Comparison:
             "points": curve and (curve["x"], curve["y"]),
         }
         taken = inspect.signature(draw).parameters.keys() & data.keys()
-        return plots.figure(self.title(), draw, **{key: data[key] for key in taken})
+        # What was observed is drawn of one seed, which the panels name.
+        title = f"{self.about['dataset']['title']}\n{self._source()}" if needs else self.title()
+        return plots.figure(title, draw, pyplot=pyplot, **{key: data[key] for key in taken})
 
     def save_figures(self, folder):
         """Write the figures into `folder`; returns a list of paths, of those that a report shows."""

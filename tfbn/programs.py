@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -168,3 +170,49 @@ def _plain(tensor):
     if values.dtype.kind == "f":
         values = np.array([float(f"{value:.6g}") for value in values.ravel()]).reshape(values.shape)
     return values.tolist()
+
+
+def work(jobs, train, workers, stop):
+    """Do all jobs in turn on so many threads, those of a program one after the other.
+
+    Args:
+        jobs: list of pairs of a program and the arguments of `train`.
+        train: function of these.
+        workers: int.
+        stop: `threading.Event`, that no more jobs are to begin; set at Ctrl-C and where a job fails.
+    """
+    jobs, busy, changed = list(jobs), set(), threading.Condition()
+
+    def next_job():
+        with changed:
+            while jobs and not stop.is_set():
+                for job in jobs:
+                    if job[0] not in busy:
+                        jobs.remove(job)
+                        busy.add(job[0])
+                        return job
+                changed.wait()
+        return None
+
+    def begin():
+        while job := next_job():
+            program, arguments = job
+            try:
+                train(*arguments)
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                with changed:
+                    busy.discard(program)
+                    changed.notify_all()
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        working = [pool.submit(begin) for _ in range(workers)]
+        try:
+            for worker in working:
+                worker.result()
+        except KeyboardInterrupt:
+            stop.set()  # Leaving the pool waits for the epochs under way.
+            with changed:
+                changed.notify_all()

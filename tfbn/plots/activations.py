@@ -30,7 +30,7 @@ def inside(figure, observations, arms, unit=None, steps_per_epoch=None):
     axes = []
     for column, (arm, (seed, run)) in enumerate(found.items()):
         ax = figure.add_subplot(grid[0, column], sharey=axes[0] if axes else None)
-        moved = drift([item["percentiles"] for item in run])
+        moved = drift(run)
         shown = median_unit(moved) if unit is None else unit
         percentiles(ax, run, shown, styles[arm], steps_per_epoch)
         rule = ": the one of median drift" if unit is None and np.isfinite(moved).any() else ""
@@ -93,7 +93,7 @@ def drifts(ax, observations, arms):
     for row, arm in enumerate(rows):
         style = {"color": styles[arm]["color"], "marker": styles[arm]["marker"], "linestyle": "none"}
         for run in by_seed(observations, arm, "percentiles").values():
-            values = drift([item["percentiles"] for item in run])
+            values = drift(run)
             values = np.sort(values[np.isfinite(values)])
             if len(values):
                 heights = np.linspace(row + 0.3, row - 0.3, len(values)) if len(values) > 1 else [row]
@@ -101,7 +101,9 @@ def drifts(ax, observations, arms):
                 shown += list(values)
                 ax.plot([np.median(values)] * 2, [row - 0.4, row + 0.4], color="black", linewidth=1)
     log_if_wide(ax, "x", shown)
-    ax.set_xlabel("Drift of each unit: mean move of its median / mean width from 15th to 85th percentile")
+    ax.set_xlabel(
+        "Drift of each unit: mean distance of its percentiles from where they end, in final widths"
+    )
     ax.set_ylabel("Units")
     ax.set_title("All units of all seeds, sorted; black: a seed's median", fontsize="medium")
     ax.set_ylim(len(rows) - 0.45, -0.55)

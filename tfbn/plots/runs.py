@@ -42,30 +42,36 @@ def is_diverged(records):
     return not all(loss is not None and math.isfinite(loss) for loss in losses)
 
 
-def drift(percentiles):
-    """How far the inputs of each unit wander in training, in widths of their distribution.
+def drift(run):
+    """How far the inputs of each unit are from where they end, on average over the training.
 
     ::
 
-        drift = mean(abs(median[t + 1] - median[t])) / mean(p85[t] - p15[t])
+        drift = mean(abs(percentile[t] - percentile[T])) / (p85[T] - p15[T])
 
-    where the means go over the times t. It has no unit: 1 says that from one time to the next the median
-    moves by as much as lies between 15th and 85th percentile.
+    where the mean goes over the 15th, 50th and 85th percentile and over the times t after which training
+    went on: from the first epoch's end, since before training the averages of a batch norm hold nothing,
+    to the last but one; T is the end. It has no unit: 1 says that the percentiles were as far from their
+    end as 15th and 85th percentile then lie apart.
 
     Args:
-        percentiles: [times, units, 3], 15th, 50th and 85th percentile of the inputs of each unit. None and
-            NaN count as missing.
+        run: list of dicts with "epoch", in order, and "percentiles", [units, 3]. None and NaN count as
+            missing.
 
     Returns:
-        Array [units]. NaN for a unit of a single time or without width.
+        Array [units]. NaN for a unit of fewer than two times, without width, or without an end.
 
-    >>> drift([[[-1, 0, 1]], [[0, 1, 2]], [[-1, 0, 1]]])  # a unit that goes up by one and back
-    array([0.5])
+    >>> at = [[[5, 5, 5]], [[-3, -2, -1]], [[-1, 0, 1]]]  # a unit that goes up by two
+    >>> drift([{"epoch": epoch, "percentiles": percentiles} for epoch, percentiles in enumerate(at)])
+    array([1.])
     """
-    low, median, high = np.moveaxis(np.array(percentiles, dtype=float), -1, 0)
+    times = np.array([item["percentiles"] for item in run if item["epoch"]], dtype=float)
+    if not len(times):
+        return np.full(len(run[0]["percentiles"]), np.nan)
+    end = times[-1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        moves, width = _mean(np.abs(np.diff(median, axis=0))), _mean(high - low)
-        return np.where(width > 0, moves / width, np.nan)
+        away, width = _mean(np.abs(times[:-1] - end).mean(-1)), end[:, 2] - end[:, 0]
+        return np.where(width > 0, away / width, np.nan)
 
 
 def median_unit(drifts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -143,20 +144,20 @@ def set_title(figure, title):
         figure.add_artist(Annotation(rest, annotation_clip=False, fontsize="small", **place))
 
 
-def figure(title, draw, *data, **options):
-    """A matplotlib Figure of its own, not pyplot's, in which `draw(figure, *data, **options)` drew.
-
-    A notebook shows it after `%matplotlib inline`.
+def figure(title, draw, *data, pyplot=False, **options):
+    """A matplotlib Figure in which `draw(figure, *data, **options)` drew.
 
     Args:
         title: str, above all; what follows a line break, such as a source, is set small.
         draw: function that draws in a Figure: `sweeps`, `by_value`, `inside`, `histograms` or `fits`.
         data, options: what `draw` takes after the figure.
+        pyplot: bool, whether pyplot shows and keeps it. Default False: a notebook shows it after
+            `%matplotlib inline`.
 
     Returns:
         The Figure.
     """
-    made = Figure(layout="constrained")
+    made = (plt.figure if pyplot else Figure)(layout="constrained")
     draw(made, *data, **options)
     set_title(made, title)
     return made

@@ -114,4 +114,6 @@ class Recipe:
             raise TypeError(f"Unknown setting {', '.join(unknown)}. Known: {', '.join(sorted(DEFAULTS))}.")
         if given.get("values") is not None and self.vary is None:
             raise ValueError("`values` can only be given to a recipe that varies something.")
+        if len(set(given.get("values") or ())) < len(given.get("values") or ()):
+            raise ValueError(f"`values` must not name a value more than once. Received: {given['values']}.")
         return {**DEFAULTS, **self.settings, **(self.quick if quick else {}), **given}

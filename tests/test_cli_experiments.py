@@ -1,0 +1,108 @@
+"""The commands run, recipes and report; compare is in test_cli.py."""
+
+import json
+import re
+import sys
+
+import conftest
+import pytest
+from test_cli import OFFLINE, check_bad
+
+from tfbn import cli
+from tfbn.recipes import RECIPES
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd):
+    """Run the command here, offline, in a folder of its own; exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tfbn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capfd.readouterr()
+
+    return run
+
+
+def test_lists_the_recipes(command):
+    code, out, _ = command("recipes")
+    assert code == 0
+    for name, recipe in RECIPES.items():
+        assert f"{name} " in out
+        assert recipe.question in out
+        assert recipe.cost in out
+
+
+def test_shows_a_recipe(command):
+    code, out, _ = command("recipes", "depth")
+    assert code == 0
+    assert RECIPES["depth"].question in out
+    assert "Source:" in out
+    assert re.search(r"^learning_rate +0.01$", out, re.MULTILINE)
+
+
+def test_runs_a_sweep(command, tmp_path):
+    options = {
+        "--values": "0.1,he_normal",
+        "--epochs": 2,
+        "--train-size": 300,
+        "--seed": 5,
+        "--data-dir": "nothing",
+    }
+    flat = [part for option in options.items() for part in option]
+    code, out, error = command("run", "mnist-init-scale", "--quick", "--out", "run", *flat)
+    assert code == 0, error
+    lines = out.splitlines()
+    assert lines[0] == RECIPES["mnist-init-scale"].question
+    assert lines[1].startswith("MNIST sample (5,000)")
+    assert sum(line.startswith("seed 5 epoch  2") for line in lines) == 4, "a line a run"
+    assert "One seed says nothing of chance" in out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert list(results["settings"]["arms"]) == [
+        f"{series}-{value}" for value in (0.1, "he_normal") for series in ("batchnorm", "plain")
+    ]
+    assert results["compiled_programs"] == 2
+    assert results["dataset"]["train"] == 300
+    assert not (tmp_path / "run" / "models").exists()
+
+    page = (tmp_path / "run" / "report.html").read_text()
+    (tmp_path / "run" / "report.html").unlink()
+    code, out, _ = command("report", "run")
+    assert code == 0
+    assert out.splitlines()[-1] == "run/report.html"
+    assert (tmp_path / "run" / "report.html").read_text() == page
+
+
+BAD = [
+    (["run", "depths"], "Unknown recipe 'depths'. Known: side-by-side"),
+    (["run"], "Missing argument 'NAME'"),
+    (["recipes", "depths"], "Unknown recipe 'depths'"),
+    (["run", "wave", "--values", "1"], "`values` can only be given"),
+    (["run", "depth", "--values", "3.5"], "depth=3.5"),
+    (["run", "depth", "--values", ""], "depth=''"),
+    (["run", "learning-rate", "--values", "high"], "learning_rate='high'"),
+    (["run", "mnist-init-scale", "--values", "he_norml"], "he_norml"),
+    (["run", "mnist-init-scale", "--values", "0.1,0.1"], "more than once"),
+    (["run", "mnist-init-scale", "--train-size", "0"], "0 is not in the range"),
+    (["run", "cifar-depth", "--data-dir", "nothing"], "Connect to the network once"),
+    (["run", "convnet", "--dropout", "1"], "1.0 is not in the range"),
+    (["report", "nowhere"], "nowhere holds no results.json"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value))
+def test_bad_input_is_one_line_and_leaves_nothing(command, tmp_path, arguments, message):
+    code, _, error = command(*arguments)
+    check_bad(code, error, message, tmp_path)
+
+
+@pytest.mark.skipif(not conftest.PREPARED.exists(), reason="no prepared data sets beside the checkout")
+def test_an_impossible_size(command, tmp_path):
+    code, _, error = command(
+        "run", "mnist-init-scale", "--train-size", 60000, "--data-dir", conftest.PREPARED
+    )
+    check_bad(code, error, "`train_size` must be from 1 to 59,000", tmp_path)
