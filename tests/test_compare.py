@@ -41,8 +41,8 @@ def test_the_same_arm_twice_gives_the_same_twice(blobs):
 def test_a_seed_does_not_depend_on_the_seeds_before_it(blobs):
     """Restarting forgets everything: weights, averages, the optimizer's state, dropout's."""
     arms = {"a": build(dropout=0.2), "b": build(False)}
-    alone = tfbn.compare(arms, blobs, epochs=2, seeds=[5])
-    third = tfbn.compare(arms, blobs, epochs=2, seeds=[1, 2, 5])
+    alone = tfbn.compare(arms, blobs, epochs=2, seeds=[5], jit=False)
+    third = tfbn.compare(arms, blobs, epochs=2, seeds=[1, 2, 5], jit=False)
     assert without_seconds(alone.records) == without_seconds(r for r in third.records if r["seed"] == 5)
     assert alone.test == [r for r in third.test if r["seed"] == 5]
 
@@ -54,7 +54,7 @@ def test_models_that_wait_for_their_input(blobs):
         )
 
     arms = {"waits": waiting, "knows": lambda: waiting(keras.Input([8]))}
-    result = tfbn.compare(arms, blobs, epochs=1, seeds=2)
+    result = tfbn.compare(arms, blobs, epochs=1, seeds=2, jit=False)
     assert result.scores("waits", "loss") == result.scores("knows", "loss")
 
 
@@ -64,8 +64,9 @@ def test_an_arm_that_takes_integers_leaves_the_others_their_data(blobs):
         y = keras.layers.Rescaling(1.0)(x)
         return keras.Model(x, keras.layers.Dense(3)(y))
 
-    alone = tfbn.compare({"a": build()}, blobs, epochs=1, seeds=1)
-    beside = tfbn.compare({"whole": whole_numbers, "a": build()}, blobs, epochs=1, seeds=1)
+    alone = tfbn.compare({"a": build()}, blobs, epochs=1, seeds=1, jit=False)
+    arms = {"whole": whole_numbers, "a": build()}
+    beside = tfbn.compare(arms, blobs, epochs=1, seeds=1, jit=False)
     assert beside.scores("a", "loss") == alone.scores("a", "loss")
 
 
@@ -73,7 +74,7 @@ def test_an_arm_that_takes_integers_leaves_the_others_their_data(blobs):
 def test_a_loss_that_is_no_number_anywhere_counts_as_diverged(blobs, split):
     huge = (np.full([4, 8], 3e38, "float32"), [0, 1, 2, 0])
     data = tfbn.data.Data(**{**blobs.splits(), split: huge})
-    result = tfbn.compare({"a": build(False)}, data, epochs=2, seeds=1)
+    result = tfbn.compare({"a": build(False)}, data, epochs=2, seeds=1, jit=False)
     assert result.about["diverged"] == [{"arm": "a", "seed": 0, "epoch": 1 if split == "validation" else 2}]
     assert result.test == []
     assert "-" in result.table()
@@ -84,7 +85,7 @@ def test_as_a_loop_of_keras_own_steps(blobs, result):
         keras.utils.set_random_seed(1)
         model = ARMS[arm]()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+        model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"], jit_compile=False)
         for epoch in (1, 2, 3):
             for batch in batch_order(203, seed=1, epoch=epoch)[:200].reshape(10, 20):
                 model.train_on_batch(blobs.train.x[batch], blobs.train.y[batch])
@@ -129,22 +130,23 @@ def test_says_what_the_arms_are(result):
 
 def test_each_epoch_is_announced_as_it_comes(blobs):
     seen = []
-    result = tfbn.compare(ARMS, blobs, epochs=2, seeds=1, on_epoch=seen.append)
+    result = tfbn.compare(ARMS, blobs, epochs=2, seeds=1, jit=False, on_epoch=seen.append)
     assert sorted(map(str, seen)) == sorted(map(str, result.records))
 
 
 def test_optimizer_is_each_arms_own(blobs):
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
-    tfbn.compare(ARMS, blobs, epochs=1, seeds=1, optimizer=scaled)
+    short = dict(epochs=1, seeds=1, jit=False)
+    tfbn.compare(ARMS, blobs, optimizer=scaled, **short)
     mine = keras.optimizers.SGD(0.5, momentum=0.9)
-    by_instance = tfbn.compare(ARMS, blobs, epochs=1, seeds=1, optimizer=mine, learning_rate=0.1)
+    by_instance = tfbn.compare(ARMS, blobs, optimizer=mine, learning_rate=0.1, **short)
     assert float(mine.learning_rate) == 0.5
     assert not mine.built
     settings = by_instance.about["settings"]["optimizer"]
     assert settings["class_name"] == "SGD"
     assert settings["config"]["learning_rate"] == 0.1
     assert settings["config"]["momentum"] == 0.9
-    again = tfbn.compare(ARMS, blobs, epochs=1, seeds=1, optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    again = tfbn.compare(ARMS, blobs, optimizer=keras.optimizers.SGD(0.1, momentum=0.9), **short)
     assert again.test == by_instance.test
 
 
@@ -311,7 +313,7 @@ def test_verdict_and_table_by_hand():
 
 
 def test_no_evidence_where_arms_are_equal(blobs):
-    result = tfbn.compare({"a": build(), "b": build()}, blobs, epochs=1, seeds=2)
+    result = tfbn.compare({"a": build(), "b": build()}, blobs, epochs=1, seeds=2, jit=False)
     assert "No evidence of a difference in test accuracy" in result.verdict()
     assert "0 of 2" in result.verdict()
 
@@ -323,7 +325,7 @@ def test_the_table_of_a_sweep(blobs):
         for series in ("bn", "no")
     }
     vary = {"setting": "scale", "label": "Scale", "log": True}
-    result = tfbn.compare(arms, blobs, epochs=1, seeds=2, vary=vary)
+    result = tfbn.compare(arms, blobs, epochs=1, seeds=2, jit=False, vary=vary)
     header, small, large = result.rows()
     assert header == ["Scale", "bn, test accuracy", "no, test accuracy"]
     for cell, arm in zip(small[1:], ("bn-0.1", "no-0.1"), strict=True):
@@ -383,7 +385,7 @@ def test_data_is_not_copied_for_each_arm(blobs, monkeypatch):
         return train_epoch(solver, arrays, *rest)
 
     monkeypatch.setattr(programs.Solver, "train_epoch", watched)
-    tfbn.compare(ARMS, blobs, epochs=1, seeds=1)
+    tfbn.compare(ARMS, blobs, epochs=1, seeds=1, jit=False)
     assert len(seen) == 2
     assert seen[0] is seen[1]
     assert isinstance(seen[0], tf.Tensor)

@@ -125,7 +125,8 @@ def test_arms_of_a_program_train_as_by_themselves(blobs, monkeypatch):
 
 
 def test_models_of_one_program_are_not_one_model(blobs):
-    result = tfbn.compare({"a": build(0.1), "b": build(0.5)}, blobs, epochs=1, batch_size=20, seeds=1)
+    arms = {"a": build(0.1), "b": build(0.5)}
+    result = tfbn.compare(arms, blobs, epochs=1, batch_size=20, seeds=1, jit=False)
     assert result.about["compiled_programs"] == 1
     for arm, model in result.models.items():
         (told,) = result.scores(arm).values()
@@ -134,16 +135,16 @@ def test_models_of_one_program_are_not_one_model(blobs):
 
 
 def test_steps_between_records(blobs):
-    result = tfbn.compare({"a": build(0.1)}, blobs, epochs=3, steps_per_epoch=4, batch_size=20, seeds=[3])
-    longer = tfbn.compare({"a": build(0.1)}, blobs, epochs=1, steps_per_epoch=12, batch_size=20, seeds=[3])
+    arms, options = {"a": build(0.1)}, dict(batch_size=20, seeds=[3], jit=False)
+    result = tfbn.compare(arms, blobs, epochs=3, steps_per_epoch=4, **options)
+    longer = tfbn.compare(arms, blobs, epochs=1, steps_per_epoch=12, **options)
     assert len(result.records) == 3
     assert result.test == longer.test, "the same steps, cut otherwise"
 
 
 def test_observes_before_and_after_each_epoch(blobs):
-    result = tfbn.compare(
-        {"a": build(0.1), "b": build(0.5)}, blobs, epochs=2, seeds=2, observe=["percentiles", "histograms"]
-    )
+    arms, observe = {"a": build(0.1), "b": build(0.5)}, ["percentiles", "histograms"]
+    result = tfbn.compare(arms, blobs, epochs=2, seeds=2, jit=False, observe=observe)
     found = result.about["observations"]
     assert [(o["seed"], o["arm"], o["epoch"]) for o in found] == [
         (seed, arm, epoch) for seed in (0, 1) for arm in "ab" for epoch in (0, 1, 2)
@@ -167,7 +168,8 @@ def test_a_regression(rng):
     def build():
         return tfbn.Model(3, 1, use_batchnorm=False)
 
-    result = tfbn.compare({"a": build, "b": build}, data, epochs=20, batch_size=16, seeds=1, loss="mse")
+    options = dict(epochs=20, batch_size=16, seeds=1, jit=False, loss="mse")
+    result = tfbn.compare({"a": build, "b": build}, data, **options)
     assert "train_accuracy" not in result.records[0]
     assert set(result.test[0]) == {"arm", "seed", "loss"}
     prediction = result.models["a"].predict(x.astype("float32"), verbose=0)

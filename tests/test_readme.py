@@ -10,6 +10,7 @@ import conftest
 import pytest
 
 from tfbn import cli
+from tfbn.recipes import MODULES, RECIPES
 
 README = (conftest.ROOT / "README.md").read_text()
 
@@ -28,7 +29,8 @@ def test_python(block, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     if "compare(" in block:
-        assert "batchnorm minus plain" in done.stdout
+        assert "P(improvement)" in done.stdout
+    if "result.save(" in block:
         assert (tmp_path / "runs" / "mine" / "results.json").exists()
 
 
@@ -45,7 +47,13 @@ def test_files_that_it_names_exist():
     for name in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (conftest.ROOT / name).exists(), name
     floors = re.findall(r"`(\w+\.py)`", README)
-    assert {path.name for path in (conftest.ROOT / "tfbn").rglob("[a-z]*.py")} == set(floors)
+    files = (conftest.ROOT / "tfbn").rglob("[a-z]*.py")
+    recipes = {module.__file__ for module in MODULES}
+    assert {path.name for path in files if str(path) not in recipes} == set(floors)
+
+
+def test_the_recipes_are_those_that_there_are():
+    assert re.findall(r"^\| `([a-z0-9-]+)` \|", README, re.MULTILINE) == list(RECIPES)
 
 
 def test_ci_runs_the_test_command_that_it_names():
