@@ -38,6 +38,17 @@ def tfbn_command(*arguments, cwd, timeout=300, **more):
     )
 
 
+def in_process(monkeypatch, capfd, cwd, *arguments):
+    """The same without a process of its own, since TensorFlow takes seconds to start."""
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr(sys, "argv", ["tfbn", *map(str, arguments)])
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, capfd.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def sample_run(tmp_path_factory):
     """What a stranger gets without network and without prepared data."""
@@ -91,12 +102,12 @@ def test_prints_a_line_an_epoch_a_table_and_where_the_files_are(sample_run):
     assert lines[-1] == str(folder / "run")
 
 
-def test_will_not_overwrite(sample_run):
+def test_will_not_overwrite(sample_run, monkeypatch, capfd):
     folder, _ = sample_run
     before = sorted(folder.rglob("*"))
-    done = tfbn_command("compare", "--out", "run", cwd=folder)
-    assert done.returncode == 2
-    assert done.stderr == (
+    code, errors = in_process(monkeypatch, capfd, folder, "compare", "--out", "run")
+    assert code == 2
+    assert errors == (
         f"Error: {folder / 'run'} is there already. Choose another folder for the results, or remove it.\n"
     )
     assert sorted(folder.rglob("*")) == before
@@ -200,13 +211,8 @@ def check_bad(code, stderr, message, folder):
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value))
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tfbn", "compare", "--data-dir", "nothing", *arguments])
-    for name, value in OFFLINE.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    check_bad(ended.value.code, capfd.readouterr().err, message, tmp_path)
+    given = ("compare", "--data-dir", "nothing", *arguments)
+    check_bad(*in_process(monkeypatch, capfd, tmp_path, *given), message, tmp_path)
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD[11:12], ids=lambda value: str(value))
@@ -240,18 +246,18 @@ def test_bare_command_is_help(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("Usage: tfbn")
 
 
-def test_bench_solver(tmp_path):
+def test_bench_solver(tmp_path, monkeypatch, capfd):
     done = tfbn_command("bench", "solver", "--steps", 20, "--repeats", 1, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert rows[0]["name"] == "tfbn"
     assert all(np.isfinite(row["microseconds"]) for row in rows)
-    bad = tfbn_command("bench", "solver", "--steps", 0, cwd=tmp_path)
-    assert bad.returncode == 2
-    assert len(bad.stderr.splitlines()) == 1
+    code, errors = in_process(monkeypatch, capfd, tmp_path, "bench", "solver", "--steps", 0)
+    assert code == 2
+    assert len(errors.splitlines()) == 1
 
 
-def test_bench_layer(tmp_path):
-    bad = tfbn_command("bench", "layer", "--repeats", 0, cwd=tmp_path)
-    assert bad.returncode == 2
-    assert len(bad.stderr.splitlines()) == 1 and "`repeats`" in bad.stderr
+def test_bench_layer(tmp_path, monkeypatch, capfd):
+    code, errors = in_process(monkeypatch, capfd, tmp_path, "bench", "layer", "--repeats", 0)
+    assert code == 2
+    assert len(errors.splitlines()) == 1 and "`repeats`" in errors

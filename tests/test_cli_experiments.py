@@ -77,6 +77,29 @@ def test_runs_a_sweep(command, tmp_path):
     assert (tmp_path / "run" / "report.html").read_text() == page
 
 
+def test_a_folder_that_comes_in_between_costs_no_results(command, tmp_path, monkeypatch):
+    from tfbn import experiment
+
+    run = experiment.run
+
+    def slowly(*arguments, **options):
+        result = run(*arguments, **options)
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "mine").touch()
+        return result
+
+    monkeypatch.setattr(experiment, "run", slowly)
+    code, out, error = command(
+        "run", "wave", "--quick", "--epochs", 1, "--steps-per-epoch", 2, "--out", "run"
+    )
+    assert code == 0
+    assert "run is there already" in error and len(error.splitlines()) == 1
+    (other,) = [path for path in tmp_path.iterdir() if path.name != "run"]
+    assert out.splitlines()[-1] == str(other)
+    assert (other / "results.json").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine"]
+
+
 BAD = [
     (["run", "depths"], "Unknown recipe 'depths'. Known: side-by-side"),
     (["run"], "Missing argument 'NAME'"),

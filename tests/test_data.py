@@ -137,6 +137,18 @@ def test_binary_images(tmp_path):
     assert binary.title == "tiny_images, binary"
 
 
+def test_pixels_less_the_mean_image(tmp_path):
+    options = dict(data_dir=tmp_path, validation_size=5)
+    plain, centered = (
+        data.load("tiny_images", **options),
+        data.load("tiny_images", centered=True, **options),
+    )
+    mean = np.mean(values(plain.train))
+    for name, (x, _) in centered.splits().items():
+        expected = np.array(values(plain.splits()[name])) - mean
+        np.testing.assert_allclose(x, np.repeat(expected[:, None], 6, 1), atol=1e-3)
+
+
 def test_the_wave():
     """Against the source's formula, whose argument is the index of the point."""
     found = data.load("wave")

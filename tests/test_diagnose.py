@@ -92,7 +92,7 @@ def test_lag_is_named_and_recalibration_mends_it(mnist):
     keras.utils.set_random_seed(0)
     model = tfbn.Model(784, 10, (100,), seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss=loss, metrics=["accuracy"])
+    model.compile("adam", loss=loss, metrics=["accuracy"], jit_compile=False)
     model.fit(mnist.train.x[:3200], mnist.train.y[:3200], batch_size=32, verbose=0)
     found = tfbn.diagnose(model, mnist.validation)
     assert found.layers[0]["steps"] == 100

@@ -22,9 +22,19 @@ CUT = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_runs(name, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
     monkeypatch.setattr("tfbn.data.NETWORK_SECONDS", 0.2)
+
+
+@pytest.fixture
+def without_xla(monkeypatch):
+    """XLA takes longer to compile these networks than they train; comparisons are tested with it."""
+    monkeypatch.setattr("tfbn.solver.suits_xla", lambda *_: False)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_runs(name, tmp_path, without_xla):
     if name.startswith("cifar") and PREPARED == "nothing":
         pytest.skip("no prepared CIFAR-10 beside the checkout, and no sample of it")
     recipe = find(name)
@@ -47,8 +57,7 @@ def test_every_recipe_runs(name, tmp_path, monkeypatch):
     assert (folder / "models").exists() == recipe.models
 
 
-def test_diverged_runs_are_told(monkeypatch):
-    monkeypatch.setattr("tfbn.data.NETWORK_SECONDS", 0.2)
+def test_diverged_runs_are_told(without_xla):
     result = experiment.run(
         "learning-rate", quick=True, data_dir=PREPARED, **{**TINY, **CUT["learning-rate"]}
     )

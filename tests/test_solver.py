@@ -188,11 +188,11 @@ def test_one_output_is_no_classifier(blobs):
 
 
 def test_initial_epoch_and_a_second_fit_after_an_early_stop(blobs):
-    solver = tfbn.Solver(net())
+    solver = tfbn.Solver(net(), jit=False)
     stop = keras.callbacks.EarlyStopping(monitor="loss", patience=0, min_delta=100)
     assert solver.fit(blobs, epochs=9, callbacks=[stop])["epoch"] == [1, 2]
     assert solver.fit(blobs, epochs=5, initial_epoch=2)["epoch"] == [3, 4, 5]
-    whole = tfbn.Solver(net())
+    whole = tfbn.Solver(net(), jit=False)
     whole.fit(blobs, epochs=5)
     assert_same_weights(solver.model, whole.model, tolerance=0)
 
@@ -269,10 +269,10 @@ def test_compiled_once(blobs):
 
 
 def test_restart_is_a_fresh_start(blobs):
-    used = tfbn.Solver(net(dropout=0.3), "adam")
+    used = tfbn.Solver(net(dropout=0.3), "adam", jit=False)
     used.fit(blobs, epochs=3)
     used.restart(net(dropout=0.3))
-    fresh = tfbn.Solver(net(dropout=0.3), "adam")
+    fresh = tfbn.Solver(net(dropout=0.3), "adam", jit=False)
     assert used.fit(blobs, epochs=2)["loss"] == fresh.fit(blobs, epochs=2)["loss"]
     assert_same_weights(used.model, fresh.model, tolerance=0)
 

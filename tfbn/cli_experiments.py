@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 
 import click
 from click.core import ParameterSource
@@ -173,7 +174,12 @@ def _run(name, out, no_fallback, as_json, quick, **given):
         )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Nothing must be lost between here and the files.
     with console.status("Saving"), hushed():
-        folder = result.save(out, models=recipe.models)
+        try:
+            folder = result.save(out, models=recipe.models)
+        except ValueError as error:
+            # Something came there while the networks trained, which must not be for nothing.
+            folder = result.save(time.strftime(f"{out}-%Y%m%d-%H%M%S"), models=recipe.models)
+            warnings.warn(f"{error} The results are in {folder}.", stacklevel=1)
     console.print()
     console.print(result.table())
     console.print()

@@ -32,6 +32,7 @@ def load(
     train_size=None,
     pooled=False,
     binary=False,
+    centered=False,
 ):
     """Load a small image classification set.
 
@@ -55,9 +56,11 @@ def load(
         pooled: bool, whether to shuffle the examples of all splits, by a fixed seed, and split them
             80/10/10, in place of `validation_size`. Default False.
         binary: bool, whether a pixel is made 1 from 0.5 on and else 0. Default False.
+        centered: bool, whether pixels keep their range of 255, less the mean image of the training
+            split. Default False.
 
     Returns:
-        `Data`, images as float32 in [0, 1]. MNIST gives 55,000, 5,000 and 10,000 examples.
+        `Data`, images as float32, in [0, 1] unless `centered`. MNIST gives 55,000, 5,000 and 10,000.
 
     Raises:
         ValueError: the name is unknown, the set is no small image classification set, or
@@ -74,7 +77,8 @@ def load(
     builder = _builder(name, data_dir)
     reason = None if builder.is_prepared() else _obtain(builder)
     if reason is None:
-        return _binary(_read(builder, name, flatten, validation_size, train_size, pooled), binary)
+        data = _read(builder, name, flatten, validation_size, train_size, pooled)
+        return _pixels(data, binary, centered)
     what_to_do = (
         f"Connect to the network once, or point --data-dir (data_dir=, $TFDS_DATA_DIR) to a folder "
         f"that holds {builder.info.full_name} prepared"
@@ -82,7 +86,7 @@ def load(
     if name != "mnist" or not fallback:
         raise ConnectionError(f"No {name} in {_root(builder)}, and {reason}. {what_to_do}.")
     try:
-        data = _binary(sample(flatten, None if pooled else validation_size), binary)
+        data = sample(flatten, None if pooled else validation_size)
     except ImportError:
         raise ConnectionError(
             f"No mnist in {_root(builder)}, and {reason}. {what_to_do}, or install the sample: "
@@ -94,7 +98,7 @@ def load(
     )
     if train_size is not None and train_size < len(data.train.y):
         data = replace(data, train=(data.train.x[:train_size], data.train.y[:train_size]))
-    return data
+    return _pixels(data, binary, centered)
 
 
 def wave():
@@ -180,12 +184,16 @@ def _builder(name, data_dir):
     return builder
 
 
-def _binary(data, binary):
-    """`data` as it is, or with every pixel 0 or 1."""
-    if not binary:
-        return data
-    splits = {name: ((x >= 0.5).astype("float32"), y) for name, (x, y) in data.splits().items()}
-    return replace(data, **splits, title=f"{data.title}, binary")
+def _pixels(data, binary, centered):
+    """`data` as it is; or with every pixel 0 or 1; or with pixels of 0 to 255 less the mean image."""
+    if binary:
+        splits = {name: ((x >= 0.5).astype("float32"), y) for name, (x, y) in data.splits().items()}
+        data = replace(data, **splits, title=f"{data.title}, binary")
+    if centered:
+        mean = data.train.x.mean(axis=0)
+        splits = {name: (255 * (x - mean), y) for name, (x, y) in data.splits().items()}
+        data = replace(data, **splits, title=f"{data.title}, centered")
+    return data
 
 
 def _read(builder, name, flatten, validation_size, train_size, pooled):

@@ -85,7 +85,7 @@ def check(vary, settings):
 
 def load(settings):
     """The data of an experiment."""
-    names = ("data_dir", "validation_size", "fallback", "train_size", "pooled", "binary")
+    names = ("data_dir", "validation_size", "fallback", "train_size", "pooled", "binary", "centered")
     flatten = not settings["conv_filters"]
     return data_module.load(settings["dataset"], flatten, **{name: settings[name] for name in names})
 

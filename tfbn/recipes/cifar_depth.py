@@ -1,7 +1,8 @@
 """Does batch norm help a network of five hidden layers on very few images?
 
-1,000 images of CIFAR-10 to train on and 1,000 to validate: 3072-100-100-100-100-100-10, ReLU, initial
-weights of a standard deviation of 0.02, Adam at 0.001, batches of 50, ten epochs.
+1,000 images of CIFAR-10, pixels of 0 to 255 less the mean image, to train on and 1,000 to validate:
+3072-100-100-100-100-100-10, ReLU, initial weights of a standard deviation of 0.02, Adam at 0.001, batches
+of 50, ten epochs.
 
 Source: a course notebook after Stanford's CS231n, assignment 2, whose own training crashed. A published
 solution has training/validation accuracies of .786/.309 with batch norm and .726/.335 without.
@@ -19,6 +20,8 @@ RECIPE = Recipe(
         dataset="cifar10",
         train_size=1000,
         validation_size=1000,
+        centered=True,
+        batchnorm_options=dict(momentum=0.9, epsilon=1e-5),  # as in the source
         hidden=(100,) * 5,
         initializer=0.02,
         learning_rate=0.001,

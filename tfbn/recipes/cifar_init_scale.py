@@ -1,7 +1,7 @@
 """Does batch norm make a deep network's training independent of the scale of its initial weights?
 
-1,000 images of CIFAR-10: 3072-50-50-50-50-50-50-50-10, ReLU, Adam at 0.001, batches of 50, ten epochs, at
-20 standard deviations of the initial weights from 0.0001 to 1.
+1,000 images of CIFAR-10, pixels of 0 to 255 less the mean image: 3072-50-50-50-50-50-50-50-10, ReLU, Adam
+at 0.001, batches of 50, ten epochs, at 20 standard deviations of the initial weights from 0.0001 to 1.
 
 Source: a course notebook after Stanford's CS231n, assignment 2.
 
@@ -20,6 +20,8 @@ RECIPE = Recipe(
         dataset="cifar10",
         train_size=1000,
         validation_size=1000,
+        centered=True,
+        batchnorm_options=dict(momentum=0.9, epsilon=1e-5),  # as in the source
         hidden=(50,) * 7,
         learning_rate=0.001,
         batch_size=50,

@@ -6,7 +6,9 @@ Adam at 0.001, batches of 64, on 10,000 images of MNIST or, with `--dataset cifa
 Source: the remark on convolutions in the notebook of `mnist-init-scale`; Ioffe and Szegedy 2015, section
 3.2.
 
-Expected: on 10,000 images of MNIST a little: .9792 and .9744, by .0048 more (95 % interval .0029 to .0065), better with 6 of 6 seeds. On CIFAR-10 no evidence after five epochs: .5373 and .5228, better with 5 of 6 seeds.
+Expected: on 10,000 images of MNIST a little: .9792 and .9744, by .0048 more (95 % interval .0029 to
+.0065), better with 6 of 6 seeds. On CIFAR-10 no evidence after five epochs: .5373 and .5228, better with 5
+of 6 seeds.
 
 Cost: COST
 """

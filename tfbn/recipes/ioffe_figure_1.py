@@ -6,7 +6,10 @@ neither learning rate nor initial scale; here they are SGD at 0.1 and a standard
 
 Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 4.1 and figure 1.
 
-Expected: as in the paper, batch norm learns far sooner: a validation accuracy of .96 after 11,000 steps and not 35,000, and a test accuracy of .9758 and not .9647 (6 seeds, better with 6 of 6). Over the training the percentiles of a last-layer unit's input are on average .059 of their final width from where they end, and .098 without batch norm. From one record to the next they jitter no less.
+Expected: as in the paper, batch norm learns far sooner: a validation accuracy of .96 after 11,000 steps
+and not 35,000, and a test accuracy of .9758 and not .9647 (6 seeds, better with 6 of 6). Over the training
+the percentiles of a last-layer unit's input are on average .059 of their final width from where they end,
+and .098 without batch norm. From one record to the next they jitter no less.
 
 Cost: COST
 """

@@ -21,6 +21,7 @@ RECIPE = Recipe(
     settings=dict(
         train_size=1000,
         validation_size=1000,
+        batchnorm_options=dict(momentum=0.9, epsilon=1e-6),  # as in the source
         hidden=(100,) * 5,
         optimizer="sgd",
         learning_rate=0.01,

@@ -14,6 +14,7 @@ DEFAULTS = dict(
     validation_size=None,
     pooled=False,
     binary=False,
+    centered=False,
     hidden=(32, 32),
     depth=None,  # so many hidden layers of the first width
     conv_filters=(),

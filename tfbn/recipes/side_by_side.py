@@ -5,7 +5,8 @@
 Source: the notebook https://www.cnblogs.com/yangjing000/p/9873228.html, a single run of which had a test
 accuracy of .9713 with batch norm and .9449 without.
 
-Expected: yes: over 6 seeds a test accuracy of .9721 with batch norm and .9539 without, by .0182 more (95 % interval .0158 to .0207), better with 6 of 6 seeds. The source's single run had .0264.
+Expected: yes: over 6 seeds a test accuracy of .9721 with batch norm and .9539 without, by .0182 more (95 %
+interval .0158 to .0207), better with 6 of 6 seeds. The source's single run had .0264.
 
 Cost: COST
 """
