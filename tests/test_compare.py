@@ -295,6 +295,7 @@ def made(scores, interrupted=False):
             "steps_per_epoch": None,
         },
         "vary": None,
+        "notes": [],
         "diverged": [],
         "interrupted": interrupted,
     }
@@ -312,6 +313,18 @@ def test_verdict_and_table_by_hand():
     assert "interrupted" in unpaired
 
 
+def test_tells_of_averages_that_lag(blobs):
+    def arm(**options):
+        return build(True, batchnorm_options=options)
+
+    arms = {"late": arm(), "early": arm(momentum=0.5), "debiased": arm(debias=True), "plain": build(False)}
+    result = tfbn.compare(arms, blobs, epochs=2, batch_size=20, seeds=1)
+    # 20 steps: 0.99**20 = 0.818, and 0.5**20 is nothing.
+    (note,) = result.about["notes"]
+    assert note.startswith("late: after 20 steps at a momentum of 0.99 moving averages still hold 82 %")
+    assert note in result.verdict()
+
+
 def test_no_evidence_where_arms_are_equal(blobs):
     result = tfbn.compare({"a": build(), "b": build()}, blobs, epochs=1, seeds=2, jit=False)
     assert "No evidence of a difference in test accuracy" in result.verdict()
@@ -320,7 +333,9 @@ def test_no_evidence_where_arms_are_equal(blobs):
 
 def test_the_table_of_a_sweep(blobs):
     arms = {
-        f"{series}-{scale}": tfbn.Arm(build(series == "bn", kernel_initializer=scale), series, scale)
+        f"{series}-{scale}": tfbn.Arm(
+            build(series == "bn", kernel_initializer=scale), series, scale, None, series
+        )
         for scale in (0.1, 1e30)
         for series in ("bn", "no")
     }
@@ -334,7 +349,7 @@ def test_the_table_of_a_sweep(blobs):
     assert large == ["1e+30", large[1], "- (0 of 2 seeds)"]
     assert result.about["figures"] == ["sweep"]
     assert {ax.get_xlabel() for ax in result.plot()} == {"Scale"}
-    with pytest.raises(ValueError, match=r"'curve'. Known: sweep"):
+    with pytest.raises(ValueError, match=r"'curve'. Known: curves, sweep"):
         result.figure("curve")
     with pytest.raises(ValueError, match=r"observe=\['outputs'\]"):
         result.figure("fitted")

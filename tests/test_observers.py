@@ -56,6 +56,15 @@ def test_outputs(rng):
     np.testing.assert_allclose(observers.outputs(model)(x), model.predict(x, verbose=0).ravel(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("value", [0.0, 3e38, float("nan"), float("inf")])
+def test_histograms_of_what_cannot_be_counted(value):
+    model = tfbn.Model(2, 2, hidden_dims=(3,), use_batchnorm=False)
+    x = np.full([5, 2], value, "float32")
+    (found,) = observers.histograms(model)(x)
+    assert int(np.sum(found["counts"])) == 15
+    assert float(found["low"]) <= float(found["high"])
+
+
 @pytest.mark.parametrize("observe", [observers.percentiles, observers.histograms])
 def test_a_model_without_activations_of_their_own(observe):
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, activation="relu")])

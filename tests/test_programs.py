@@ -103,7 +103,7 @@ def test_arms_of_a_program_train_as_by_themselves(blobs, monkeypatch):
     monkeypatch.setattr(programs, "Solver", Watched)
     arms = {
         f"{series}-{scale}-{rate}": Arm(
-            build(scale, use_batchnorm=series == "bn", dropout=0.2), series, scale, rate
+            build(scale, use_batchnorm=series == "bn", dropout=0.2), series, f"{scale}/{rate}", rate, series
         )
         for series in ("bn", "plain")
         for scale, rate in ((0.1, 0.01), (0.5, 0.001), (0.1, 0.1))
@@ -125,13 +125,66 @@ def test_arms_of_a_program_train_as_by_themselves(blobs, monkeypatch):
 
 
 def test_models_of_one_program_are_not_one_model(blobs):
-    arms = {"a": build(0.1), "b": build(0.5)}
+    arms = {name: Arm(build(scale), program="one") for name, scale in (("a", 0.1), ("b", 0.5))}
     result = tfbn.compare(arms, blobs, epochs=1, batch_size=20, seeds=1, jit=False)
     assert result.about["compiled_programs"] == 1
     for arm, model in result.models.items():
         (told,) = result.scores(arm).values()
         x, y = blobs.test
         assert (model.predict(x, verbose=0).argmax(-1) == y).mean() == pytest.approx(told)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        build(0.5, use_batchnorm=False),
+        build(0.5, dropout=0.1),
+        lambda: tfbn.Model(8, 3, activation="tanh"),
+        lambda: keras.Sequential([keras.Input([8]), LAYERS.Dense(3)]),
+    ],
+)
+def test_what_one_program_cannot_train_is_refused(blobs, other):
+    arms = {"a": Arm(build(0.1), program="one"), "b": Arm(other, program="one")}
+    with pytest.raises(ValueError, match="Arm 'b' differs from the first of its program"):
+        tfbn.compare(arms, blobs, epochs=1, batch_size=20, seeds=1)
+
+
+def test_a_frozen_weight_is_a_difference(blobs):
+    def frozen():
+        model = build(0.5)()
+        model.layers[1].kernel.trainable = False
+        return model
+
+    arms = {"a": Arm(build(0.1), program="one"), "b": Arm(frozen, program="one")}
+    with pytest.raises(ValueError, match="Arm 'b' differs"):
+        tfbn.compare(arms, blobs, epochs=1, batch_size=20, seeds=1)
+
+
+def test_only_what_is_said_to_be_one_program_is(blobs):
+    def relu(x):
+        return -0.1 * x  # Keras' configuration calls it "relu".
+
+    arms = {"a": lambda: tfbn.Model(8, 3), "b": lambda: tfbn.Model(8, 3, activation=relu)}
+    together = tfbn.compare(arms, blobs, epochs=1, batch_size=20, seeds=2)
+    alone = tfbn.compare({"b": arms["b"]}, blobs, epochs=1, batch_size=20, seeds=2)
+    assert together.about["compiled_programs"] == 2
+    assert together.scores("b", "loss") == alone.scores("b", "loss")
+
+
+def test_the_policy_of_the_thread_holds_for_every_build(blobs):
+    seen = []
+
+    def build():
+        model = tfbn.Model(8, 3)
+        seen.append(model.layers[1].dtype_policy.name)
+        return model
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        tfbn.compare({"a": build}, blobs, epochs=1, batch_size=20, seeds=2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert seen == ["mixed_bfloat16"] * 2
 
 
 def test_steps_between_records(blobs):

@@ -58,6 +58,6 @@ def test_the_recipes_are_those_that_there_are():
 
 def test_ci_runs_the_test_command_that_it_names():
     (line,) = [line for line in README.splitlines() if "'.[offline,test]'" in line]
-    assert line.endswith(".venv/bin/pytest")
+    assert ".venv/bin/pytest" in line
     assert "'.[offline,test]'" in (conftest.ROOT / ".ci" / "run").read_text()
     assert Path(conftest.ROOT / ".ci" / "run").stat().st_mode & 0o111

@@ -24,6 +24,9 @@ def test_known_settings_only():
         find("depth").resolve(epoch=3)
     with pytest.raises(ValueError, match="varies something"):
         find("wave").resolve(values=(1, 2))
+    with pytest.raises(ValueError, match="'learning_rate' is what this recipe varies"):
+        find("learning-rate").resolve(learning_rate=0.1)
+    assert find("cifar_depth") is find("cifar-depth")
     with pytest.raises(ValueError, match=r"Unknown recipe 'waves'\. Known: side-by-side"):
         find("waves")
 

@@ -162,6 +162,8 @@ def check_examples(x, y, classes, what=""):
     for name, values in (("x", x), ("y", y)):
         if values.dtype.kind not in "buif":
             raise ValueError(f"{what}{name} must be real numbers. Received the dtype {values.dtype}.")
+        if values.dtype.kind in "iu" and values.dtype != "int32":
+            raise ValueError(f"{what}{name} has integers beyond int32. Give them as floats, or scale them.")
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
             raise ValueError(
@@ -175,6 +177,10 @@ def _standard(values):
     """An array in the dtypes that Keras computes in: float64 as float32, int64 as int32."""
     values = np.asarray(values)
     dtype = {"f": "float32", "i": "int32", "u": "int32"}.get(values.dtype.kind, values.dtype)
+    if values.dtype.kind in "iu" and values.size:
+        limits = np.iinfo("int32")
+        if not limits.min <= values.min() <= values.max() <= limits.max:
+            return values  # Which the check refuses.
     with np.errstate(over="ignore"):  # What becomes infinite is found by the check.
         return values.astype(dtype, copy=False)
 
@@ -199,7 +205,7 @@ def as_classes(y, classes, what=""):
     if y.dtype.kind == "f" and (y != np.floor(y)).any():
         raise ValueError(
             f"{what}y must be integers from 0 to {classes - 1}. Received fractions. For other "
-            "targets give the solver a `loss`."
+            "targets give the solver a `loss`, and `Data` classes=0."
         )
     if not 0 <= y.min() <= y.max() < classes:
         raise ValueError(

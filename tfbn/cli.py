@@ -79,13 +79,13 @@ def main():
     except (ValueError, TypeError, OSError) as error:
         errors.print(f"Error: {error}")
         code = 2
+    except (click.Abort, KeyboardInterrupt):
+        errors.print("Interrupted: nothing was written.")
+        code = INTERRUPTED
     except Exception as error:
         # TensorFlow's class is not at hand where it was not loaded.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
         errors.print("Error: this does not fit into memory. Take fewer or narrower layers, or less data.")
         code = 2
-    except (click.Abort, KeyboardInterrupt):
-        errors.print("Interrupted: nothing was written.")
-        code = INTERRUPTED
     sys.exit(code)

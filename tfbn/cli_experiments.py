@@ -146,14 +146,18 @@ def _run(name, out, no_fallback, as_json, quick, **given):
     out = out or time.strftime(f"runs/{name}-%Y%m%d-%H%M%S")
     console = open_console(as_json)
     with console.status("Loading TensorFlow"), hushed():
-        from absl import logging
+        import logging
+
+        from absl import logging as absl_logging
 
         from tfbn import experiment
         from tfbn.comparison import check_destination
         from tfbn.devices import describe_device, find_device
 
         device = find_device(resolved["device"])
-        logging.set_verbosity(logging.ERROR)  # TFDS warns of every set that is not prepared yet.
+        absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns of every set that is not prepared yet.
+        # A program is traced for each network, of which TensorFlow warns.
+        logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
     check_destination(out)
     console.print(recipe.question)
 

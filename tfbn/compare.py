@@ -15,11 +15,12 @@ import keras
 import tensorflow as tf
 
 from tfbn.arrays import Data, batches
+from tfbn.chance import is_number
 from tfbn.comparison import Comparison
 from tfbn.devices import check_precision, describe_device, find_device, set_precision
 from tfbn.history import versions
 from tfbn.observers import OBSERVERS
-from tfbn.programs import Program, check_arms, signature, work
+from tfbn.programs import Program, check_arms, lag, work
 from tfbn.solver import check_batch_size, make_optimizer
 
 
@@ -51,9 +52,10 @@ def compare(
     initializers seeds of their own to pair the arms. A rest of examples that fills no batch sits the
     pass out; the next pass draws anew.
 
-    A network is compiled once: further seeds, and arms that differ in initial values or learning rate
-    alone, assign their values to the same variables, so that these can vary what is a variable, and no
-    constant or argument of a layer. On a CPU the programs train at the same time, a core each.
+    A network is compiled once: further seeds assign their values to the same variables, so that a seed
+    can vary what is a variable, and no constant or argument of a layer. Arms of one `Arm.program`, which
+    differ in initial values or learning rate alone, do the same. On a CPU the programs train at the same
+    time, a core each.
 
     Args:
         arms: dict of names to functions that take nothing and return a new `keras.Model`, or to
@@ -66,8 +68,8 @@ def compare(
             chance), or the seeds themselves.
         optimizer, learning_rate, loss, jit, device, precision: as in `Solver`; each program has an
             optimizer of its own, a copy by `get_config` if one is given.
-        vary: dict of what the arms' values are, for the figures: name, label (of the axis), log (whether
-            the axis is logarithmic). Default None.
+        vary: dict of what the arms' values are, for the figures: setting (its name), label (of the axis),
+            log (whether the axis is logarithmic). Default None.
         observe: names of what to look at inside of the networks before the first and after each epoch,
             in inference over the first 1,000 validation examples: "outputs", "percentiles",
             "histograms" (see `tfbn.observers`). Default: nothing.
@@ -97,34 +99,39 @@ def compare(
     """
     arms = check_arms(arms)
     seeds, batch_size = _check(data, epochs, batch_size, steps_per_epoch, seeds, precision, observe)
+    _check_drawn(vary, reach)
     device = find_device(device)
     # A copy, because setting the learning rate must not change the caller's.
     own = isinstance(optimizer, keras.optimizers.Optimizer)
     template = make_optimizer(_copy(optimizer) if own else optimizer, learning_rate)
-    for arm in arms.values():
-        make_optimizer("sgd", arm.learning_rate)
+    if isinstance(template, getattr(keras.optimizers, "ScheduleFreeAdamW", ())):
+        raise ValueError("ScheduleFreeAdamW starts from the weights of one model. Take another optimizer.")
+    rates = [arm.learning_rate for arm in arms.values() if arm.learning_rate is not None]
+    if rates and not isinstance(template.get_config()["learning_rate"], float):
+        raise ValueError(
+            "Arms with a `learning_rate` of their own need one that is a number in `compare`, too."
+        )
 
     records, test, observations, diverged, kept = [], [], [], [], {}
-    programs, program_of, arrays, first, built = {}, {}, {}, {}, weakref.WeakSet()
-    stop, recording, building = threading.Event(), threading.Lock(), threading.Lock()
+    programs, arrays, built = {}, {}, weakref.WeakSet()
+    stop, recording = threading.Event(), threading.Lock()
 
     def build(arm, seed):
-        # One at a time: the random state is the process's.
-        with building, tf.device(device):  # Models create their variables here.
-            keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(seed)
+        with tf.device(device):  # Models create their variables here.
             model = arms[arm].build()
-            if not isinstance(model, keras.Model):
-                raise TypeError(f"Arm {arm!r} must return a keras.Model. Received: {model!r}.")
-            if model in built:
-                raise ValueError(
-                    f"Arm {arm!r} returned a model that was used already. Build a new one at each call."
-                )
-            built.add(model)
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"Arm {arm!r} must return a keras.Model. Received: {model!r}.")
+        if model in built:
+            raise ValueError(
+                f"Arm {arm!r} returned a model that was used already. Build a new one at each call."
+            )
+        built.add(model)
         return model
 
-    def train(arm, seed):
-        program = program_of[arm]
-        solver, fresh = program.solver, first.pop(arm, None) or build(arm, seed)
+    def train(arm, seed, fresh):
+        program = programs[arms[arm].program or arm]
+        solver = program.solver
         solver.restart(fresh, arms[arm].learning_rate)
         this = {"arm": arm, "seed": seed}
 
@@ -164,20 +171,24 @@ def compare(
         test.append({**this, **result})
         kept[arm] = seed, epochs, fresh, solver.model.get_weights()
 
-    for arm in arms:
-        # An arm whose model a program takes for its own comes first in it: its values are still there.
-        model = first[arm] = build(arm, seeds[0])
-        key = signature(model) or arm
-        if key not in programs:
-            with tf.device(device):
-                own = _copy(template)
-            options = dict(loss=loss, jit=jit, device=device, precision=precision)
-            programs[key] = Program(model, own, data, arrays, observe, **options)
-        program_of[arm] = programs[key]
-    jobs = [(program_of[arm], (arm, seed)) for seed in seeds for arm in arms]
-    workers = min(len(programs), os.cpu_count()) if device.startswith("cpu") else 1
-    work(jobs, train, workers, stop)
+    for seed in seeds:
+        # Built here, one after the other: the random state is the process's, and Keras' is the thread's.
+        fresh = {arm: build(arm, seed) for arm in arms}
+        for arm, model in fresh.items():
+            key = arms[arm].program or arm
+            if key not in programs:
+                with tf.device(device):
+                    own = _copy(template)
+                options = dict(loss=loss, jit=jit, device=device, precision=precision)
+                # The values of the first arm, which trains first in it, are still there then.
+                programs[key] = Program(model, own, data, arrays, observe, **options)
+            programs[key].check(arm, model)
+        jobs = [(programs[arms[arm].program or arm], (arm, seed, fresh[arm])) for arm in arms]
+        work(jobs, train, min(len(programs), os.cpu_count()) if device.startswith("cpu") else 1, stop)
+        if stop.is_set():
+            break
 
+    program_of = {arm: programs[arms[arm].program or arm] for arm in arms}
     if stop.is_set():
         if not records:
             raise KeyboardInterrupt
@@ -206,6 +217,9 @@ def compare(
             "model": {"seed": kept[arm][0], "epoch": kept[arm][1]} if arm in kept else None,
         }
 
+    steps = epochs * (steps_per_epoch or len(data.train.y) // batch_size)
+    notes = [(arms[arm].series or arm, lag(program_of[arm].solver.model, steps)) for arm in arms]
+
     about = {
         "versions": versions(),
         "device": describe_device(device),
@@ -220,13 +234,14 @@ def compare(
             "optimizer": _describe(template),
             "loss": loss if isinstance(loss, str | None) else type(loss).__name__,
             "precision": precision or "as built",
-            "reach": reach,
+            "reach": None if reach is None else float(reach),
             "arms": {name: describe(name) for name in arms},
         },
         "vary": vary,
         "figures": ["sweep" if vary else "curves"],
         "recipe": None,
         "compiled_programs": len(programs),
+        "notes": list(dict.fromkeys(f"{series}: {note}" for series, note in notes if note)),
         "diverged": sorted(diverged, key=in_order),
         "interrupted": stop.is_set(),
         "observations": sorted(observations, key=in_order),
@@ -262,6 +277,22 @@ def _check(data, epochs, batch_size, steps_per_epoch, seeds, precision, observe)
             f"Received: seeds={seeds!r}."
         )
     return found, batch_size
+
+
+def _check_drawn(vary, reach):
+    """Raise for what would be found wrong only after the training."""
+    kinds = {"setting": str, "label": str, "log": bool}
+    if vary is not None and (
+        not isinstance(vary, dict)
+        or vary.keys() != kinds.keys()
+        or not all(isinstance(vary[name], kind) for name, kind in kinds.items())
+    ):
+        raise ValueError(
+            "`vary` must be a dict of setting and label, texts, and log, a bool, or None. "
+            f"Received: vary={vary!r}."
+        )
+    if reach is not None and not is_number(reach):
+        raise ValueError(f"`reach` must be a number, or None. Received: reach={reach!r}.")
 
 
 def _copy(optimizer):

@@ -18,6 +18,7 @@ from tfbn.verdict import judge
 
 # What draws a figure, and what has to be observed for it.
 FIGURES = {
+    "curves": (plots.all_curves, None),
     "sweep": (plots.sweeps, None),
     "by_value": (plots.by_value, None),
     "percentiles": (plots.inside, "percentiles"),
@@ -128,6 +129,8 @@ class Comparison:
     def verdict(self):
         """What the results say in plain sentences and a table: differences by seed, and their chance."""
         said = f"{self.about['dataset']['title']}: {self.judge().text()}"
+        for note in self.about["notes"]:
+            said += f"\n\n{note}"
         if self.about["interrupted"]:
             said += "\n\nThe run was interrupted: it holds the epochs that had finished."
         return said
@@ -155,7 +158,7 @@ class Comparison:
         """A matplotlib Figure.
 
         Args:
-            name: str, "sweep", "by_value", "percentiles", "histograms" or "fitted".
+            name: str, "curves", "sweep", "by_value", "percentiles", "histograms" or "fitted".
             pyplot: bool, whether pyplot shows and keeps it. Default False.
 
         Raises:
@@ -196,7 +199,8 @@ class Comparison:
 
     def to_dict(self):
         """All of it but the models, as results.json holds it."""
-        return {**self.about, "records": self.records, "test": self.test}
+        found = self.judge().to_dict()
+        return {**self.about, "verdict": found, "records": self.records, "test": self.test}
 
     def to_json(self):
         """`to_dict` as JSON text."""
@@ -218,6 +222,9 @@ class Comparison:
             ValueError: `path` cannot be written, or holds something already.
         """
         path = check_destination(path)
+        if not models:
+            for arm in self.about["settings"]["arms"].values():
+                arm["model"] = None
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tfbn-", dir=path.parent) as staging:
             staging = Path(staging, "run")
@@ -247,7 +254,8 @@ class Comparison:
 
     def _write_report(self, path, figures):
         shown = [(CAPTIONS[figure.stem], figure.read_bytes()) for figure in figures]
-        page = report.render(self.to_dict(), _for_report(self.judge()), self.rows(), shown)
+        verdict = _for_report(self.judge(), self.about["notes"])
+        page = report.render(self.to_dict(), verdict, self.rows(), shown)
         path.write_text(page, encoding="utf-8")
 
     @classmethod
@@ -260,9 +268,14 @@ class Comparison:
         path = Path(path)
         try:
             content = read_json(path / "results.json" if path.is_dir() else path)
+            content.pop("verdict")  # It follows from the rest.
             return cls(content.pop("records"), content.pop("test"), content)
+        except FileNotFoundError:
+            raise ValueError(
+                f"{path} holds no results.json. Name a folder that a comparison was saved in."
+            ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} holds no results.json of a comparison: {error}") from error
+            raise ValueError(f"{path} holds no results.json of a comparison: {error!r}") from error
 
 
 def check_destination(path):
@@ -299,7 +312,7 @@ def _quiet():
         logger.setLevel(level)
 
 
-def _for_report(verdict):
+def _for_report(verdict, more):
     """A verdict as `tfbn.report.render` takes it."""
     found = verdict.to_dict()
     rows = []
@@ -316,11 +329,15 @@ def _for_report(verdict):
                     "low": low,
                     "high": high,
                     "decides": quantity == comparison["decides"],
-                    **{name: values[name] for name in ("p", "probability", "wins", "pairs")},
+                    # Of a single pair they would look certain.
+                    **{
+                        name: values[name] if values["pairs"] > 1 else None for name in ("p", "probability")
+                    },
+                    **{name: values[name] for name in ("wins", "pairs")},
                 }
             )
     notes = [note for comparison in found["comparisons"] for note in comparison["notes"]]
-    return {"sentences": verdict.sentences(), "rows": rows, "note": " ".join(notes)}
+    return {"sentences": [*verdict.sentences(), *more], "rows": rows, "note": " ".join(notes)}
 
 
 def _mean_and_range(values):

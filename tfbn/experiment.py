@@ -28,8 +28,12 @@ def run(name, quick=False, on_data=None, on_epoch=None, command=None, **settings
         quick: bool, whether to take the settings of a quick look. Default False.
         on_data: function that is called with the `Data`, before training. Default None.
         on_epoch, command: as in `compare`.
-        settings: what to change of the recipe's settings: epochs, seeds, learning_rate and the like;
-            `tfbn.recipes.recipe.DEFAULTS` has all. `seeds` is a number, `seed` the first.
+        settings: what to change of the recipe's settings: dataset, data_dir, fallback, train_size,
+            validation_size, pooled, binary, centered (see `tfbn.data.load`); hidden, depth, conv_filters,
+            activation, initializer, norm_position, batchnorm_options, dropout, weight_decay (see
+            `Model`); optimizer, learning_rate, loss, batch_size, epochs, steps_per_epoch, reach, device,
+            precision (see `compare`); seeds, how many; seed, the first; and values, in place of those
+            that the recipe varies.
 
     Returns:
         `Comparison`.
@@ -46,6 +50,11 @@ def run(name, quick=False, on_data=None, on_epoch=None, command=None, **settings
     settings = recipe.resolve(quick, **settings)
     check(recipe.vary, settings)
     data = load(settings)
+    if (data.classes == 0) != (settings["loss"] is not None):
+        raise ValueError(
+            f"{name} is a {'classification' if settings['loss'] is None else 'regression'}, which does not "
+            f"go with the data set {data.name}. Leave `dataset` out, or take another recipe."
+        )
     if on_data is not None:
         on_data(data)
     first = settings["seed"]
@@ -57,10 +66,10 @@ def run(name, quick=False, on_data=None, on_epoch=None, command=None, **settings
         observe=recipe.observe,
         on_epoch=on_epoch,
         command=command,
-        **{name: settings[name] for name in COMPARED},
+        **{name: settings[name] for name in COMPARED if name in settings},
     )
-    about = {name: getattr(recipe, name) for name in ("question", "source", "expected", "cost")}
-    result.about["recipe"] = {"name": name, **about}
+    about = {key: getattr(recipe, key) for key in ("question", "source", "expected", "cost")}
+    result.about["recipe"] = {"name": name, **about, "changed": recipe.changed(settings)}
     result.about["figures"] = list(recipe.figures)
     return result
 
@@ -93,7 +102,7 @@ def load(settings):
 def arms(vary, settings, data):
     """The arms of an experiment: each value of what is varied, with and without batch norm."""
     return {
-        series if value is None else f"{series}-{value}": _arm(each, data, series, value)
+        series if value is None else f"{series}-{value}": _arm(vary, each, data, series, value)
         for value, each in _varied(vary, settings).items()
         for series in SERIES
     }
@@ -106,7 +115,7 @@ def _varied(vary, settings):
     return {value: {**settings, vary.setting: value} for value in settings["values"] or vary.values}
 
 
-def _arm(settings, data, series, value):
+def _arm(vary, settings, data, series, value):
     def build():
         hidden = settings["hidden"]
         return Model(
@@ -123,4 +132,6 @@ def _arm(settings, data, series, value):
             conv_filters=settings["conv_filters"],
         )
 
-    return Arm(build, series, value, settings["learning_rate"])
+    # Initial values and rates do not change the program.
+    shared = vary is not None and vary.setting in ("initializer", "learning_rate")
+    return Arm(build, series, value, settings["learning_rate"], series if shared else None)

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 BINS = 40
+LARGEST = 1e30
 PERCENTILES = (15, 50, 85)
 
 
@@ -24,7 +25,7 @@ def percentiles(model):
     inner = keras.Model(model.inputs[0], _activation_inputs(model)[-1])
 
     def observe(x):
-        values = inner(x, training=False)
+        values = tf.cast(inner(x, training=False), "float32")
         ranked = tf.sort(tf.reshape(values, [-1, values.shape[-1]]), axis=0)
         last = tf.shape(ranked)[0] - 1
         places = tf.constant(PERCENTILES, ranked.dtype) / 100 * tf.cast(last, ranked.dtype)
@@ -45,9 +46,12 @@ def histograms(model):
 
     def observe(x):
         found = []
-        for values in inner(x, training=False):
+        for values in tf.nest.flatten(inner(x, training=False)):
+            # What is no number, or near the largest, would stop the count and the training with it.
+            values = tf.cast(values, "float32")
+            values = tf.clip_by_value(tf.where(tf.math.is_finite(values), values, 0), -LARGEST, LARGEST)
             low, high = tf.reduce_min(values), tf.reduce_max(values)
-            counts = tf.histogram_fixed_width(values, [low, high], BINS)
+            counts = tf.histogram_fixed_width(values, [low, tf.where(high > low, high, low + 1)], BINS)
             found.append({"low": low, "high": high, "counts": counts})
         return found
 

@@ -155,9 +155,11 @@ def _call(value):
 def _seeds(seeds):
     """The seeds in words.
 
-    >>> _seeds([0, 1, 2]), _seeds(list(range(5, 25)))
-    ('0, 1, 2', '5 to 24')
+    >>> _seeds([0]), _seeds([0, 1, 2]), _seeds(list(range(5, 25)))
+    ('1 (seed 0)', '0, 1, 2', '5 to 24')
     """
+    if len(seeds) == 1:
+        return f"1 (seed {seeds[0]})"
     if len(seeds) > 3 and seeds == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]} to {seeds[-1]}"
     return ", ".join(map(str, seeds)) or None

@@ -497,7 +497,7 @@ def make_optimizer(optimizer, learning_rate=None):
         for name, kind in vars(keras.optimizers).items()
         if isinstance(kind, type)
         and issubclass(kind, keras.optimizers.Optimizer)
-        and name not in ("Optimizer", "LossScaleOptimizer")
+        and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
     }
     known |= {name: (keras.optimizers.SGD, options) for name, options in MOMENTUM.items()}
     if not isinstance(optimizer, str) or optimizer.lower() not in known:

@@ -271,8 +271,8 @@ def _sweep(first, other, series, curves, tests, metric):
             gains.append(gain if metric == "accuracy" else -gain)
     ahead, behind = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     return quantities, [
-        f"Both finished at {len(gains)} of {len(finals[0])} values: {first} is ahead at {ahead} of them, "
-        f"{other} at {behind}. A single value is no verdict."
+        f"Both finished at {len(gains)} of {len(finals[0])} values: in final validation {metric} {first} "
+        f"is ahead at {ahead} of them, {other} at {behind}. Being ahead at a single value proves nothing."
     ]
 
 
@@ -308,7 +308,10 @@ def _sentence(first, other, quantity, found, level):
         return f"No seed finished with both {first} and {other}: nothing to compare."
     minus = f"{first} minus {other} is {_show(quantity, found.mean, '+')}"
     if found.pairs == 1:
-        return f"One seed says nothing of chance: {minus} in {quantity}. It takes {needed} seeds."
+        return (
+            f"One seed says nothing of chance: {minus} in {quantity}. Run {needed} seeds or more to tell "
+            "it from chance."
+        )
     sign = 1 if found.mean > 0 else -1
     ends = _range(quantity, sorted(sign * end for end in found.interval))
     by = f"by {_show(quantity, sign * found.mean)} on average (95 % interval {ends})"
@@ -333,7 +336,7 @@ def _sentence(first, other, quantity, found, level):
     if found.ties:
         said += f", equal with {found.ties}"
     if few:
-        return f"{said}. Fewer than {needed} seeds cannot give any."
+        return f"{said}. Fewer than {needed} seeds cannot give any evidence."
     if not found.interval[0] <= 0 <= found.interval[1]:
         return f"{said}. By chance alone one as large comes 1 time in {math.floor(1 / found.p)}."
     return f"{said}."
@@ -352,17 +355,17 @@ def _range(quantity, ends, sign=""):
 
 
 def _row(quantity, found):
-    probability = "-" if found.probability is None else f"{found.probability:.2f}"
     if not found.pairs:
-        return quantity, *["-"] * 5, probability, "-"
+        return quantity, *["-"] * 7
+    single = found.pairs == 1  # Which would look certain.
     return (
         quantity,
         _show(quantity, found.first_mean),
         _show(quantity, found.other_mean),
         _show(quantity, found.mean, "+"),
         _range(quantity, found.interval, "+") if found.interval else "-",
-        f"{found.p:.3g}",
-        probability,
+        "-" if single else f"{found.p:.3g}",
+        "-" if single else f"{found.probability:.2f}",
         f"{found.wins} of {found.pairs}",
     )
 

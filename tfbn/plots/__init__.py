@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from tfbn.plots.activations import drifts, histogram, histograms, inside, percentiles
 from tfbn.plots.channels import save_statistics, statistics
-from tfbn.plots.epochs import by_value, curves, overview, save_curves
+from tfbn.plots.epochs import all_curves, by_value, curves, overview, save_curves
 from tfbn.plots.knobs import sweep, sweeps
 from tfbn.plots.regressions import fits, fitted
 from tfbn.plots.runs import drift
@@ -14,6 +14,7 @@ __all__ = [
     "METRICS",
     "STYLES",
     "Figure",
+    "all_curves",
     "by_value",
     "curves",
     "drift",

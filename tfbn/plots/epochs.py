@@ -110,6 +110,13 @@ def overview(records, title, axes=None, steps_per_epoch=None):
     return axes
 
 
+def all_curves(figure, records, steps_per_epoch=None):
+    """`overview` in a matplotlib Figure; returns its Axes."""
+    rows = len(metrics(records)) // 2
+    figure.set_size_inches(10, 0.5 + 3.5 * rows)
+    return overview(records, "", figure.subplots(rows, 2), steps_per_epoch)
+
+
 def save_curves(folder, records, title, steps_per_epoch=None):
     """Write `overview` as curves.png and each of its panels as a file of its own; return the paths."""
     figures = {}

@@ -37,6 +37,7 @@ def find(name):
     >>> find("depth").vary.values
     (3, 5, 7)
     """
+    name = str(name).replace("_", "-")
     if name not in RECIPES:
         raise ValueError(f"Unknown recipe {name!r}. Known: {', '.join(RECIPES)}.")
     return RECIPES[name]

@@ -7,7 +7,9 @@ of 50, ten epochs.
 Source: a course notebook after Stanford's CS231n, assignment 2, whose own training crashed. A published
 solution has training/validation accuracies of .786/.309 with batch norm and .726/.335 without.
 
-Expected: to be measured.
+Expected: over 6 seeds batch norm is better: a test accuracy of .321 and .300, by .020 more (95 % interval
+.015 to .025), better with 6 of 6 seeds; the best epoch's validation accuracy is .334 and .298. The
+published solution, a single run, had less in validation with batch norm.
 
 Cost: to be measured.
 """

@@ -5,7 +5,9 @@ at 0.001, batches of 50, ten epochs, at 20 standard deviations of the initial we
 
 Source: a course notebook after Stanford's CS231n, assignment 2.
 
-Expected: to be measured.
+Expected: as in the source, with batch norm the network learns at every scale, and without at few: a mean
+test accuracy over the scales of .243 and .151 (6 seeds, better with 6 of 6), at a scale of 0.0001 .222 and
+chance. At the best scale of each there is no evidence of a difference in test accuracy: .304 and .295.
 
 Cost: to be measured.
 """

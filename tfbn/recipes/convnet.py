@@ -25,6 +25,6 @@ RECIPE = Recipe(
         batch_size=64,
         epochs=5,
     ),
-    quick=dict(train_size=2000, seeds=1, epochs=2),
+    quick=dict(train_size=2000, seeds=1, epochs=2, batchnorm_options=dict(debias=True)),
     models=True,
 )

@@ -20,6 +20,6 @@ RECIPE = Recipe(
     __doc__,
     settings=dict(train_size=10_000, optimizer="sgd", epochs=5),
     vary=Vary("learning_rate", RATES, "Learning rate"),
-    quick=dict(train_size=2000, seeds=1, epochs=2, values=RATES[::2]),
+    quick=dict(train_size=2000, seeds=1, epochs=2, values=RATES[::2], batchnorm_options=dict(debias=True)),
     figures=("sweep",),
 )

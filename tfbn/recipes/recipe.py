@@ -38,6 +38,9 @@ DEFAULTS = dict(
     precision="float32",
 )
 
+# Where a run takes place, which makes it no other experiment.
+PLACES = ("data_dir", "fallback", "device")
+
 
 @dataclass(frozen=True)
 class Vary:
@@ -115,6 +118,31 @@ class Recipe:
             raise TypeError(f"Unknown setting {', '.join(unknown)}. Known: {', '.join(sorted(DEFAULTS))}.")
         if given.get("values") is not None and self.vary is None:
             raise ValueError("`values` can only be given to a recipe that varies something.")
+        if self.vary and self.vary.setting in given:
+            raise ValueError(
+                f"{self.vary.setting!r} is what this recipe varies. Give `values` (--values) in its place."
+            )
         if len(set(given.get("values") or ())) < len(given.get("values") or ()):
             raise ValueError(f"`values` must not name a value more than once. Received: {given['values']}.")
-        return {**DEFAULTS, **self.settings, **(self.quick if quick else {}), **given}
+        found = {**DEFAULTS, **self.settings, **(self.quick if quick else {}), **given}
+        return {name: value for name, value in found.items() if not self.vary or name != self.vary.setting}
+
+    def changed(self, settings):
+        """How `settings` differ from the recipe's, in words.
+
+        >>> Recipe("?", dict(epochs=5)).changed({**DEFAULTS, "epochs": 2, "device": "cpu"})
+        'epochs to 2 from 5'
+        """
+        own = self.resolve()
+        own["values"] = self.vary and self.vary.values
+        return ", ".join(
+            f"{name} to {_shown(value)} from {_shown(own[name])}"
+            for name, value in settings.items()
+            if value is not None and value != own[name] and name not in PLACES
+        )
+
+
+def _shown(value):
+    if value is None:
+        return "the default"
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -5,7 +5,9 @@ moving averages of momentum 0.5.
 
 Source: https://github.com/goddoe/ml_lecture, notebook 6, which shows the fit with batch norm only.
 
-Expected: to be measured.
+Expected: no evidence of a difference over 6 seeds: both networks go through the points after 6,000 steps,
+at a median squared error of .0063 with batch norm and .0075 without. With batch norm the curve, drawn by
+averages, twitches from step to step to the end, as in the source; one run of six ended at .23.
 
 Cost: to be measured.
 """
