@@ -13,6 +13,8 @@ FLOORS = {
     "history": 0,
     "functional": 1,
     "devices": 1,
+    "checkpoints": 1,
+    "arms": 1,
     "layers": 2,
     "arrays": 0,
     "data": 1,

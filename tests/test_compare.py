@@ -64,7 +64,7 @@ def test_an_arm_that_takes_integers_leaves_the_others_their_data(blobs):
         y = keras.layers.Rescaling(1.0)(x)
         return keras.Model(x, keras.layers.Dense(3)(y))
 
-    alone = tfbn.compare({"a": build()}, blobs, epochs=1, seeds=1, jit=False)
+    alone = tfbn.compare({"a": build()}, blobs, epochs=1, seeds=np.int64(1), jit=False)
     arms = {"whole": whole_numbers, "a": build()}
     beside = tfbn.compare(arms, blobs, epochs=1, seeds=1, jit=False)
     assert beside.scores("a", "loss") == alone.scores("a", "loss")
@@ -430,6 +430,7 @@ ONE = tfbn.Model(8, 3)
         ({"seeds": [1, 1]}, ValueError, "different"),
         ({"seeds": [-1]}, ValueError, "[-1]"),
         ({"seeds": 1.5}, ValueError, "seeds=1.5"),
+        ({"seeds": True}, ValueError, "seeds=True"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"batch_size": 204}, ValueError, "from 1 to 203"),
         ({"optimizer": "adma"}, ValueError, "Unknown optimizer 'adma'"),

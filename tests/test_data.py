@@ -247,11 +247,28 @@ def test_files_laid_down_by_hand_need_no_network(silent_network, tmp_path, monke
         ({"name": "tiny_images", "validation_size": 40}, "Received: 40"),
         ({"name": "tiny_untested", "validation_size": 20}, "from 1 to 19"),
         ({"name": "tiny_images"}, "Received: 5000"),
+        ({"name": "tiny_images", "validation_size": 5, "pooled": True}, "Leave `validation_size` out"),
+        ({"name": "wave", "binary": True}, "none of the options for images"),
+        ({"name": "wave", "train_size": 5}, "none of the options for images"),
     ],
 )
 def test_bad_arguments(options, message, tmp_path):
     with pytest.raises(ValueError) as raised:
         data.load(data_dir=tmp_path, **options)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_size": 2.5}, "`train_size` must be an integer. Received: 2.5"),
+        ({"validation_size": True}, "`validation_size` must be an integer. Received: True"),
+        ({"pooled": "no"}, "`pooled` must be True or False. Received: 'no'"),
+    ],
+)
+def test_arguments_of_a_wrong_type(options, message, tmp_path):
+    with pytest.raises(TypeError) as raised:
+        data.load("tiny_images", data_dir=tmp_path, **options)
     assert message in str(raised.value)
 
 
@@ -299,6 +316,7 @@ X, Y = np.zeros([4, 2]), [0, 1, 2, 1]
         ({"train": (X, ["a", "b", "c", "d"])}, "train y must be real numbers"),
         ({"test": (X, [0, 1, np.inf, 1])}, "test y has NaN or infinity"),
         ({"classes": -3}, "classes=-3"),
+        ({"classes": 1.5}, "classes=1.5"),
     ],
 )
 def test_bad_arrays(changes, message):

@@ -6,7 +6,8 @@ import pytest
 
 import tfbn
 from tfbn import programs
-from tfbn.programs import Arm, signature
+from tfbn.arms import Arm
+from tfbn.programs import signature
 
 LAYERS = keras.layers
 

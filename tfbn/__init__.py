@@ -10,6 +10,7 @@ __version__ = version("tfbn")
 # a screenful of its notes. The command `tfbn` reads its arguments first; it needs no names from here.
 if Path(sys.argv[0]).stem != "tfbn":
     from tfbn import data
+    from tfbn.arms import Arm
     from tfbn.compare import compare
     from tfbn.comparison import Comparison
     from tfbn.experiment import run
@@ -21,7 +22,6 @@ if Path(sys.argv[0]).stem != "tfbn":
     from tfbn.inference.recalibrate import recalibrate
     from tfbn.layers import BatchNormalization
     from tfbn.models import Model
-    from tfbn.programs import Arm
     from tfbn.solver import Solver
 
 __all__ = [

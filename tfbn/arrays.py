@@ -54,8 +54,8 @@ class Data:
         if classes is None:
             one_hot = self.train.y.ndim == 2 and self.train.y.shape[1] > 1
             classes = self.train.y.shape[1] if one_hot else 1 + int(max(y.max() for _, y in self._splits()))
-        if classes < 0:
-            raise ValueError(f"`classes` must be 0 or more. Received: classes={classes!r}.")
+        if isinstance(classes, bool) or not isinstance(classes, (int, np.integer)) or classes < 0:
+            raise ValueError(f"`classes` must be an integer, 0 or more. Received: classes={classes!r}.")
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "title", self.title or self.name)
         for name, (x, y) in self.splits().items():

@@ -9,8 +9,7 @@ import warnings
 import click
 
 from tfbn import cli_experiments, cli_inference
-from tfbn.cli_experiments import INTERRUPTED
-from tfbn.console import hushed, open_console
+from tfbn.console import end_as_by_interrupt, exit_code, hushed, open_console
 
 
 @click.group(
@@ -66,6 +65,7 @@ def bench_layer(repeats, as_json):
 def main():
     """Run the command; bad input ends in one line on standard error and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    end_as_by_interrupt()
     errors = open_console(stderr=True)
     warnings.showwarning = lambda message, *_, **__: errors.print(f"Warning: {message}")
     try:
@@ -81,7 +81,7 @@ def main():
         code = 2
     except (click.Abort, KeyboardInterrupt):
         errors.print("Interrupted: nothing was written.")
-        code = INTERRUPTED
+        code = exit_code()
     except Exception as error:
         # TensorFlow's class is not at hand where it was not loaded.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":

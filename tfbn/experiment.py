@@ -5,10 +5,10 @@ from __future__ import annotations
 import keras
 
 from tfbn import data as data_module
+from tfbn.arms import Arm
 from tfbn.compare import compare
 from tfbn.devices import check_precision, find_device
 from tfbn.models import Model, as_initializer
-from tfbn.programs import Arm
 from tfbn.recipes import find
 from tfbn.solver import make_optimizer
 
@@ -20,14 +20,14 @@ COMPARED = (
 SERIES = {"batchnorm": True, "plain": False}
 
 
-def run(name, quick=False, on_data=None, on_epoch=None, command=None, **settings):
+def run(name, quick=False, on_data=None, on_epoch=None, command=None, checkpoint_dir=None, **settings):
     """Run one of the classic experiments.
 
     Args:
         name: str, a recipe, such as "side-by-side"; `tfbn.recipes.RECIPES` has all.
         quick: bool, whether to take the settings of a quick look. Default False.
         on_data: function that is called with the `Data`, before training. Default None.
-        on_epoch, command: as in `compare`.
+        on_epoch, command, checkpoint_dir: as in `compare`.
         settings: what to change of the recipe's settings: dataset, data_dir, fallback, train_size,
             validation_size, pooled, binary, centered (see `tfbn.data.load`); hidden, depth, conv_filters,
             activation, initializer, norm_position, batchnorm_options, dropout, weight_decay (see
@@ -66,6 +66,7 @@ def run(name, quick=False, on_data=None, on_epoch=None, command=None, **settings
         observe=recipe.observe,
         on_epoch=on_epoch,
         command=command,
+        checkpoint_dir=checkpoint_dir,
         **{name: settings[name] for name in COMPARED if name in settings},
     )
     about = {key: getattr(recipe, key) for key in ("question", "source", "expected", "cost")}

@@ -1,19 +1,20 @@
-"""Arms of a comparison, and which of them one compiled program can train."""
+"""A program: a network that was compiled once, and the runs that it trains."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import json
-import re
+import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from pathlib import Path
+from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.chance import is_number
+from tfbn.arrays import batches
+from tfbn.checkpoints import Checkpoints, digest
 from tfbn.inference.batchnorms import KINDS
 from tfbn.observers import OBSERVERS
 from tfbn.solver import Solver
@@ -23,78 +24,6 @@ LAG = 0.05  # of their start, what moving averages may hold before it is told
 # Where a configuration calls layers by their names, and what only a layer's configuration has.
 REFERENCES = ("keras_history", "input_layers", "output_layers")
 OF_LAYERS = {"trainable", "batch_shape", "inbound_nodes", "layers"}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One network of a comparison.
-
-    Args:
-        build: function that takes nothing and returns a new `keras.Model`.
-        series: str, the line of a figure that it belongs to, such as "batchnorm". Default None: the arm's
-            own name.
-        value: number or str, what a sweep varies, as it is in this arm. Default None.
-        learning_rate: float. Default None: that of the comparison.
-        program: str. Arms of one name are compiled once and must differ in initial values and learning
-            rate alone: in nothing that Keras does not take for a variable's value. Where the models'
-            configurations tell, this is checked. Default None: a program of its own.
-    """
-
-    build: Callable
-    series: str | None = None
-    value: float | str | None = None
-    learning_rate: float | None = None
-    program: str | None = None
-
-
-def check_arms(arms):
-    """`arms` as a dict of names to `Arm`, from functions or `Arm`.
-
-    Raises:
-        TypeError, ValueError: it is no such dict, or a name makes no file name.
-    """
-    example = "{'plain': lambda: tfbn.Model(784, 10, use_batchnorm=False)}"
-    if not isinstance(arms, dict) or not arms:
-        raise TypeError(
-            "`arms` must be a dict of names to functions that build a model, one or more, such as "
-            f"{example}. Received: {arms!r}."
-        )
-    checked = {}
-    for name, arm in arms.items():
-        arm = arm if isinstance(arm, Arm) else Arm(arm)
-        if not callable(arm.build) or isinstance(arm.build, keras.Model):
-            raise TypeError(
-                f"`arms` must be made of functions that build a model, such as {example}. Received: "
-                f"{name!r}: {arm.build!r}."
-            )
-        known = isinstance(name, str) and re.fullmatch(r"[^\W_][\w.+=-]*", name)
-        if not known or len(name.encode()) > 100 or name.endswith(".keras"):
-            raise ValueError(
-                "An arm's name becomes a file's name: up to 100 bytes of letters, digits and any of _ . + "
-                f"= - are allowed, a letter or digit first, and no '.keras' at the end. Received: {name!r}."
-            )
-        if isinstance(arm.value, np.generic):
-            arm = replace(arm, value=arm.value.item())
-        for key in ("series", "program"):
-            if not isinstance(getattr(arm, key), str | None):
-                raise TypeError(f"`{key}` of arm {name!r} must be a text. Received: {getattr(arm, key)!r}.")
-        if not (isinstance(arm.value, str | None) or is_number(arm.value)):
-            raise TypeError(
-                f"`value` of arm {name!r} must be a finite number, a text or None. Received: {arm.value!r}."
-            )
-        rate = arm.learning_rate
-        if rate is not None and not (is_number(rate) and not isinstance(rate, bool) and rate >= 0):
-            raise ValueError(
-                f"`learning_rate` of arm {name!r} must be a number, 0 or more. Received: {rate!r}."
-            )
-        checked[name] = arm
-    places = [(arm.series or name, arm.value) for name, arm in checked.items()]
-    if len(set(places)) < len(places):
-        raise ValueError(
-            "No two arms may have the same `series` and `value`. Received: "
-            f"{max(places, key=places.count)} more than once."
-        )
-    return checked
 
 
 def signature(model):
@@ -146,6 +75,21 @@ def _numbered(value, names):
     return names.setdefault(value, len(names)) if isinstance(value, str) else value
 
 
+class Plan(NamedTuple):
+    """How each run trains: `epochs` of so many steps, a pass if None; `folder`, of checkpoints, or None."""
+
+    epochs: int
+    batch_size: int
+    steps_per_epoch: int | None
+    folder: Path | None
+
+
+def new_run(arm, seed):
+    """A run, an arm with a seed, that has not begun: plain data, of which results are made."""
+    this = {"arm": arm, "seed": seed, "epoch": 0, "finished": False}
+    return {**this, "records": [], "observations": [], "diverged": [], "test": []}
+
+
 class Program:
     """A network that was compiled once, for the arms of one signature.
 
@@ -174,6 +118,103 @@ class Program:
             for name in observe
         }
         self._observed = x
+        self._variables = [*model.variables, *model.optimizer.variables]
+        self._checkpoints = Checkpoints(self._variables)
+
+    def train(self, run, fresh, learning_rate, plan, stop, on_record):
+        """Train a run to its end, or to `stop`; from its checkpoint if there is one.
+
+        Args:
+            run: dict, as `new_run` gives it, which is filled.
+            fresh: `keras.Model`, from whose values the run begins.
+            learning_rate: float. Default None: that of the optimizer.
+            plan: `Plan`.
+            stop: `threading.Event`.
+            on_record: function that is called with each record.
+
+        Returns:
+            list of arrays, the values of all variables at the end; None if it diverged or did not begin.
+        """
+        folder = plan.folder and plan.folder / f"{run['arm']}" / f"{run['seed']}"
+        self.solver.restart(fresh, learning_rate)
+        if folder is not None:
+            initial = self._values()
+            begins = digest(initial, self.signature or "")
+            known = self._checkpoints.restore(folder, lambda record: record["begins"] == begins)
+            if known is None:
+                self._assign(initial)  # A damaged checkpoint may have set some.
+            else:
+                run.update(known["run"])
+                for record in run["records"]:
+                    on_record(record)
+
+        def save(epoch_ends):
+            if folder is not None and not (epoch_ends and self._checkpoints.due()):
+                self._checkpoints.save(folder, {"begins": begins, "run": run})
+
+        if run["epoch"] == 0:
+            self._observe(run)
+        while not run["finished"]:
+            if stop.is_set():
+                save(epoch_ends=False)
+                return self._values() if run["epoch"] else None
+            self._train_epoch(run, plan)
+            on_record(run["records"][-1])
+            if run["diverged"] or run["epoch"] == plan.epochs:
+                self._finish(run)
+            save(epoch_ends=not run["finished"])
+        return None if run["diverged"] else self._values()
+
+    def _train_epoch(self, run, plan):
+        run["epoch"] += 1
+        this = {"arm": run["arm"], "seed": run["seed"], "epoch": run["epoch"]}
+        examples = len(self.arrays["train"].y)
+        order = batches(examples, plan.batch_size, run["seed"], run["epoch"], plan.steps_per_epoch)
+        start = time.perf_counter()
+        self.solver.train_epoch(self.arrays["train"], order, plan.batch_size)
+        seconds = time.perf_counter() - start
+        record = this.copy()
+        for split in ("train", "validation"):
+            record |= {f"{split}_{name}": value for name, value in self.evaluate(split).items()}
+        run["records"].append({**record, "seconds": seconds})
+        self._observe(run)
+        if not (math.isfinite(record["train_loss"]) and math.isfinite(record["validation_loss"])):
+            run["diverged"].append(this)
+
+    def _finish(self, run):
+        """The test, unless the run diverged."""
+        run["finished"] = True
+        if run["diverged"]:
+            return
+        self.solver.finish()
+        this = {"arm": run["arm"], "seed": run["seed"]}
+        result = self.evaluate("test")
+        if math.isfinite(result["loss"]):
+            run["test"].append({**this, **result})
+        else:
+            run["diverged"].append({**this, "epoch": run["epoch"]})
+
+    def _observe(self, run):
+        seen = self.observe()
+        if seen is not None:
+            this = {"arm": run["arm"], "seed": run["seed"], "epoch": run["epoch"]}
+            run["observations"].append({**this, **seen})
+
+    def model(self, values, fresh=None):
+        """Its own model, or else `fresh`, with the values that `train` returned."""
+        if fresh is None:
+            self._assign(values)
+            return self.solver.model
+        for variable, value in zip(fresh.variables, values, strict=False):  # Without the optimizer's.
+            variable.assign(value)
+        return fresh
+
+    def _assign(self, values):
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+
+    def _values(self):
+        return [variable.numpy() for variable in self._variables]
 
     def check(self, arm, model):
         """Raise if the program cannot train `model`."""

@@ -11,7 +11,7 @@ Expected: over 6 seeds batch norm is better: a test accuracy of .321 and .300, b
 .015 to .025), better with 6 of 6 seeds; the best epoch's validation accuracy is .334 and .298. The
 published solution, a single run, had less in validation with batch norm.
 
-Cost: to be measured.
+Cost: 23 s for six seeds, on two cores.
 """
 
 from tfbn.recipes.recipe import Recipe

@@ -9,7 +9,7 @@ Expected: as in the source, with batch norm the network learns at every scale, a
 test accuracy over the scales of .243 and .151 (6 seeds, better with 6 of 6), at a scale of 0.0001 .222 and
 chance. At the best scale of each there is no evidence of a difference in test accuracy: .304 and .295.
 
-Cost: to be measured.
+Cost: 25 s for one seed, 40 networks; 94 s for six, on two cores.
 """
 
 from tfbn.recipes.recipe import Recipe, Vary

@@ -10,7 +10,7 @@ Expected: on 10,000 images of MNIST a little: .9792 and .9744, by .0048 more (95
 .0065), better with 6 of 6 seeds. On CIFAR-10 no evidence after five epochs: .5373 and .5228, better with 5
 of 6 seeds.
 
-Cost: COST
+Cost: 79 s for six seeds, on two cores.
 """
 
 from tfbn.recipes.recipe import Recipe

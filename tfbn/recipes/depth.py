@@ -12,7 +12,7 @@ Expected: the networks with batch norm reach a test F1 of .9744, .9743 and .9753
 .9717, .9739 and .9741 on the validation split. The plain ones fall behind with depth: .906 with 3 hidden
 layers, and chance with 5 and 7.
 
-Cost: to be measured.
+Cost: 9 minutes for one seed, on two cores.
 """
 
 from tfbn.recipes.recipe import Recipe, Vary

@@ -11,7 +11,7 @@ and not 35,000, and a test accuracy of .9758 and not .9647 (6 seeds, better with
 the percentiles of a last-layer unit's input are on average .059 of their final width from where they end,
 and .098 without batch norm. From one record to the next they jitter no less.
 
-Cost: COST
+Cost: 35 s for one seed, 175 s for six, on two cores.
 """
 
 from tfbn.recipes.recipe import Recipe

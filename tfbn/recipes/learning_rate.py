@@ -9,7 +9,7 @@ down to .25), but at the best rate of each, chosen by validation, batch norm is 
 accuracy of .9436 and .9322 (6 seeds, better with 6 of 6). At 10 and above both stay at chance; none ends
 at a loss that is no number.
 
-Cost: COST
+Cost: 31 s for six seeds, 120 networks, on two cores.
 """
 
 from tfbn.recipes.recipe import Recipe, Vary

@@ -12,7 +12,7 @@ all of them: a mean test accuracy over the scales of .698 and .193 (6 seeds, bet
 best scale .893 and .741. At the two largest scales the plain network diverges, 12 of 96 runs. The epsilon
 of the source matters: at Keras' 0.001 batch norm learns nothing below a scale of 0.02.
 
-Cost: to be measured.
+Cost: 20 s for one seed, 32 networks; 71 s for six, on two cores.
 """
 
 from tfbn.recipes.recipe import Recipe, Vary

@@ -8,7 +8,7 @@ accuracy of .9713 with batch norm and .9449 without.
 Expected: yes: over 6 seeds a test accuracy of .9721 with batch norm and .9539 without, by .0182 more (95 %
 interval .0158 to .0207), better with 6 of 6 seeds. The source's single run had .0264.
 
-Cost: COST
+Cost: 28 s for six seeds, on two cores.
 """
 
 from tfbn.recipes.recipe import Recipe

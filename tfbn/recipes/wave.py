@@ -9,7 +9,7 @@ Expected: no evidence of a difference over 6 seeds: both networks go through the
 at a median squared error of .0063 with batch norm and .0075 without. With batch norm the curve, drawn by
 averages, twitches from step to step to the end, as in the source; one run of six ended at .23.
 
-Cost: to be measured.
+Cost: 14 s for six seeds, on two cores.
 """
 
 from tfbn.recipes.recipe import Recipe

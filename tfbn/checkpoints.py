@@ -1,0 +1,195 @@
+"""The state of a training on disk, from which it goes on to the same end as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfbn.history import read_json, write_json
+
+# What training may spend on writing its state after each epoch, as a share of its time.
+SHARE = 0.1
+KEPT = 2
+
+
+class _Record(tf.train.experimental.PythonState):
+    """A dict as JSON, in the same checkpoint as the variables, so that neither can be newer."""
+
+    content = None
+
+    def serialize(self):
+        return json.dumps(self.content)
+
+    def deserialize(self, text):
+        self.content = json.loads(text)
+
+
+class Checkpoints:
+    """Checkpoints of the variables of a training, and with them a record of how far it came.
+
+    Each is written whole before it counts (`tf.train.CheckpointManager`), and carries checksums. The last
+    two are kept.
+
+    Args:
+        variables: list of `keras.Variable`, all that training changes.
+
+    >>> import keras, tempfile
+    >>> weight = keras.Variable([1.0, 2.0])
+    >>> states = Checkpoints([weight])
+    >>> folder = tempfile.mkdtemp()
+    >>> states.save(folder, {"epoch": 3})
+    >>> weight.assign([0.0, 0.0])
+    >>> states.restore(folder), weight.numpy().tolist()
+    ({'epoch': 3}, [1.0, 2.0])
+    """
+
+    def __init__(self, variables):
+        self._record = _Record()
+        self._checkpoint = tf.train.Checkpoint(
+            record=self._record, variables=[variable.value for variable in variables]
+        )
+        self._cost, self._end = 0.0, -float("inf")
+        self._failed = False
+
+    def due(self):
+        """Whether another checkpoint would keep to SHARE of the time."""
+        return time.perf_counter() - self._end >= self._cost * (1 / SHARE - 1)
+
+    def save(self, folder, record):
+        """Write the variables and `record`, a dict of plain data, into `folder`.
+
+        Where that fails, because the disk is full, say, it warns once, and what was written before stays.
+        """
+        start = time.perf_counter()
+        self._record.content = record
+        number = max(_checkpoints(folder), default=0) + 1
+        try:
+            manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=KEPT)
+            manager.save(checkpoint_number=number)
+        except (tf.errors.OpError, OSError) as error:
+            if not self._failed:
+                warnings.warn(
+                    f"The state of the training cannot be written to {folder} ({reason(error)}): training "
+                    "goes on, but cannot be resumed from here.",
+                    stacklevel=2,
+                )
+            self._failed = True
+        self._end = time.perf_counter()
+        self._cost = self._end - start
+
+    def restore(self, folder, suits=lambda record: True):
+        """Set the variables as the newest checkpoint in `folder` has them.
+
+        One that is damaged, or of another training, is left out with a warning, and the one before is
+        taken; if none is left the variables have no values to rely on.
+
+        Args:
+            folder: path.
+            suits: function of a record to whether it is of this training.
+
+        Returns:
+            dict, the record; None if there is none.
+        """
+        found = _checkpoints(folder)
+        for number in sorted(found, reverse=True):
+            try:
+                self._checkpoint.restore(str(found[number])).assert_consumed()
+            except (tf.errors.OpError, OSError, ValueError, AssertionError, TypeError) as error:
+                problem = f"cannot be read ({reason(error)})"
+            else:
+                if suits(self._record.content):
+                    return self._record.content
+                problem = "is of another training"
+            warnings.warn(f"{found[number]} {problem}, and was left out.", stacklevel=2)
+        return None
+
+
+def _checkpoints(folder):
+    """Those in `folder`, a dict of numbers to paths, whether or not its list of them is whole."""
+    found = {}
+    for path in Path(folder).glob("ckpt-*.index"):
+        number = path.stem.removeprefix("ckpt-")
+        if number.isdecimal():
+            found[int(number)] = path.with_suffix("")
+    return found
+
+
+def reason(error):
+    """Why it failed, in a line.
+
+    >>> reason(OSError(28, "No space left on device"))
+    'No space left on device'
+    """
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().splitlines()[0][:200]
+
+
+def digest(variables, text=""):
+    """SHA-256 of shapes and values, and of a text, as a str.
+
+    >>> digest([np.zeros(2)]) == digest([np.zeros(3)])
+    False
+    """
+    found = hashlib.sha256(text.encode())
+    for variable in variables:
+        values = np.ascontiguousarray(variable)
+        found.update(f"{values.dtype} {values.shape}".encode())
+        found.update(values.tobytes())
+    return found.hexdigest()
+
+
+def open_folder(folder, about):
+    """Make `folder` the place of the training that `about` describes, or check that it is.
+
+    Args:
+        folder: path.
+        about: dict of plain data. Its "command" may differ.
+
+    Returns:
+        dict, `about` as it was when the training was begun.
+
+    Raises:
+        ValueError: it belongs to another training; says in what they differ.
+    """
+    folder = Path(folder)
+    path = folder / "about.json"
+    about = json.loads(json.dumps(about))
+    if path.exists():
+        try:
+            known = read_json(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read ({reason(error)}). Remove {folder}.") from None
+        differences = list(_differences({**known, "command": about.get("command")}, about))
+        if differences:
+            begun = f" It was begun by: {known['command']}" if known.get("command") else ""
+            raise ValueError(
+                f"{folder} holds the state of another training: {'; '.join(differences[:3])}. Give what it "
+                f"was begun with, or another folder.{begun}"
+            )
+        return known
+    if folder.exists() and any(path.name != ".about.json" for path in folder.iterdir()):
+        raise ValueError(f"{folder} holds something else. Name a folder that is empty or not there yet.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / ".about.json", about)
+    os.replace(folder / ".about.json", path)
+    return about
+
+
+def _differences(known, given, name=""):
+    if isinstance(known, dict) and isinstance(given, dict):
+        for key in dict.fromkeys([*known, *given]):
+            yield from _differences(known.get(key), given.get(key), f"{name}.{key}" if name else key)
+    elif known != given:
+        yield f"{name} was {_short(known)} and is {_short(given)}"
+
+
+def _short(value):
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
