@@ -14,10 +14,12 @@ FLOORS = {
     "functional": 1,
     "devices": 1,
     "checkpoints": 1,
+    "optimizers": 0,
+    "streams": 1,
     "arms": 1,
     "layers": 2,
     "arrays": 0,
-    "data": 1,
+    "data": 2,
     "recipes.recipe": 0,
     **dict.fromkeys(
         (

@@ -17,6 +17,8 @@ from tfbn.history import read_json, write_json
 # What training may spend on writing its state after each epoch, as a share of its time.
 SHARE = 0.1
 KEPT = 2
+# What TensorFlow raises over a damaged file, or one of other variables.
+DAMAGE = (tf.errors.OpError, OSError, ValueError, TypeError, LookupError, AssertionError)
 
 
 class _Record(tf.train.experimental.PythonState):
@@ -45,7 +47,7 @@ class Checkpoints:
     >>> states = Checkpoints([weight])
     >>> folder = tempfile.mkdtemp()
     >>> states.save(folder, {"epoch": 3})
-    >>> weight.assign([0.0, 0.0])
+    >>> _ = weight.assign([0.0, 0.0])
     >>> states.restore(folder), weight.numpy().tolist()
     ({'epoch': 3}, [1.0, 2.0])
     """
@@ -101,7 +103,7 @@ class Checkpoints:
         for number in sorted(found, reverse=True):
             try:
                 self._checkpoint.restore(str(found[number])).assert_consumed()
-            except (tf.errors.OpError, OSError, ValueError, AssertionError, TypeError) as error:
+            except DAMAGE as error:
                 problem = f"cannot be read ({reason(error)})"
             else:
                 if suits(self._record.content):

@@ -22,8 +22,9 @@ from tfbn.comparison import Comparison
 from tfbn.devices import check_precision, describe_device, find_device, set_precision
 from tfbn.history import versions
 from tfbn.observers import OBSERVERS
+from tfbn.optimizers import describe_optimizer, make_optimizer
 from tfbn.programs import Plan, Program, lag, new_run, work
-from tfbn.solver import check_batch_size, make_optimizer
+from tfbn.solver import check_batch_size
 
 
 def compare(
@@ -124,7 +125,7 @@ def compare(
         "batch_size": batch_size,
         "steps_per_epoch": steps_per_epoch,
         "seeds": seeds,
-        "optimizer": _describe(template),
+        "optimizer": describe_optimizer(template),
         "loss": loss if isinstance(loss, str | None) else type(loss).__name__,
         "precision": precision or "as built",
     }
@@ -249,7 +250,7 @@ def _check(data, epochs, batch_size, steps_per_epoch, seeds, precision, observe)
     """Raise for what is not allowed; the seeds as a list."""
     if not isinstance(data, Data):
         raise TypeError(
-            "`data` must be tfbn.data.Data: tfbn.data.load(name), or Data(train=(x, y), "
+            "`data` must be tfbn.data.Data, in memory: tfbn.data.load(name), or Data(train=(x, y), "
             f"validation=(x, y), test=(x, y)). Received: {type(data).__name__}."
         )
     for name, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
@@ -300,11 +301,3 @@ def _architecture(model):
         return json.loads(model.to_json())
     except (NotImplementedError, TypeError, ValueError):
         return None
-
-
-def _describe(optimizer):
-    """Name and arguments, as Keras serializes them."""
-    config = optimizer.get_config()
-    if isinstance(config.get("learning_rate"), float):
-        config["learning_rate"] = float(f"{config['learning_rate']:.7g}")  # It was kept in float32.
-    return {"class_name": type(optimizer).__name__, "config": config}

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfbn.arrays import Data, Split
+from tfbn.streams import Stream
 
-__all__ = ["Data", "Split", "load", "sample", "wave"]
+__all__ = ["Data", "Split", "Stream", "load", "sample", "wave"]
 
 NETWORK_SECONDS = 8
 VALIDATION_SIZE = 5_000
@@ -33,6 +35,7 @@ def load(
     pooled=False,
     binary=False,
     centered=False,
+    stream=False,
 ):
     """Load a small image classification set.
 
@@ -58,9 +61,13 @@ def load(
         binary: bool, whether a pixel is made 1 from 0.5 on and else 0. Default False.
         centered: bool, whether pixels keep their range of 255, less the mean image of the training
             split. Default False.
+        stream: bool, whether the splits stay on disk and are read as they are trained on, as a
+            `Stream` for `Solver.fit`: for sets larger than memory. Not with `pooled`, `centered` or
+            the sample. Default False.
 
     Returns:
         `Data`, images as float32, in [0, 1] unless `centered`. MNIST gives 55,000, 5,000 and 10,000.
+        With `stream` a `Stream` of the same examples.
 
     Raises:
         ValueError: the name is unknown, the set is no small image classification set, options exclude
@@ -72,21 +79,24 @@ def load(
     >>> data.input_shape, data.classes
     ((784,), 10)
     """
-    _check_options(validation_size, train_size, pooled=pooled, binary=binary, centered=centered)
+    flags = dict(pooled=pooled, binary=binary, centered=centered, stream=stream)
+    _check_options(validation_size, train_size, **flags)
     if name == "wave":
-        if (validation_size, train_size) != (None, None) or pooled or binary or centered:
+        if (validation_size, train_size) != (None, None) or any(flags.values()):
             raise ValueError("The wave is as it is: it takes none of the options for images.")
         return wave()
     builder = _builder(name, data_dir)
     reason = None if builder.is_prepared() else _obtain(builder)
     if reason is None:
+        if stream:
+            return _stream(builder, name, flatten, validation_size, train_size, binary)
         data = _read(builder, name, flatten, validation_size, train_size, pooled)
         return _pixels(data, binary, centered)
     what_to_do = (
         f"Connect to the network once, or point --data-dir (data_dir=, $TFDS_DATA_DIR) to a folder "
         f"that holds {builder.info.full_name} prepared"
     )
-    if name != "mnist" or not fallback:
+    if name != "mnist" or not fallback or stream:
         raise ConnectionError(f"No {name} in {_root(builder)}, and {reason}. {what_to_do}.")
     try:
         data = sample(flatten, validation_size)
@@ -109,6 +119,8 @@ def _check_options(validation_size, train_size, **flags):
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"`{name}` must be True or False. Received: {flag!r}.")
+    if flags["stream"] and (flags["pooled"] or flags["centered"]):
+        raise ValueError("`pooled` and `centered` need all of the data at once. Leave `stream` out.")
     if flags["pooled"] and validation_size is not None:
         raise ValueError("`pooled` splits 80/10/10. Leave `validation_size` out.")
 
@@ -215,21 +227,22 @@ def _pixels(data, binary, centered):
     return data
 
 
-def _read(builder, name, flatten, validation_size, train_size, pooled):
-    """The splits of prepared data."""
-    info = builder.info
-    splits = info.splits
-    shape, classes = info.features["image"].shape, info.features["label"].num_classes
+def _slices(builder, name, validation_size, train_size, pooled):
+    """How many examples validation and test take from the front of the others, and where training ends.
+
+    Returns:
+        held_out, the validation split's; held, with the test split's if the set has none of its own; end.
+    """
+    splits = builder.info.splits
     if "train" not in splits:
         raise ValueError(f"{name} has no training split. It has: {', '.join(splits) or 'none'}.")
-    has_test = "test" in splits
     examples = splits["train"].num_examples
-    every = examples + (splits["test"].num_examples if has_test else 0)
     if pooled:
-        held_out, available = every // 10, every
+        available = examples + (splits["test"].num_examples if "test" in splits else 0)
+        held_out = available // 10
     else:
         held_out, available = VALIDATION_SIZE if validation_size is None else validation_size, examples
-    own_test = has_test and not pooled
+    own_test = "test" in splits and not pooled
     _check_validation_size(held_out, available, splits=1 if own_test else 2)
     held = held_out if own_test else 2 * held_out
     if train_size is not None and not 1 <= train_size <= available - held:
@@ -237,11 +250,20 @@ def _read(builder, name, flatten, validation_size, train_size, pooled):
             f"`train_size` must be from 1 to {available - held:,}, the examples that are not held out. "
             f"Received: {train_size}."
         )
-    size = 4 * every * np.prod(shape)
+    return held_out, held, available if train_size is None else held + train_size
+
+
+def _read(builder, name, flatten, validation_size, train_size, pooled):
+    """The splits of prepared data."""
+    info = builder.info
+    held_out, held, end = _slices(builder, name, validation_size, train_size, pooled)
+    has_test = "test" in info.splits
+    every = sum(info.splits[split].num_examples for split in ("train", "test") if split in info.splits)
+    size = 4 * every * np.prod(info.features["image"].shape)
     if size > LARGEST_BYTES:
         raise ValueError(
             f"{name} would take {size / 2**30:.0f} GiB of memory; up to {LARGEST_BYTES // 2**30} GiB are "
-            "loaded. Train on it as a tf.data.Dataset."
+            "loaded. Take it as a stream, in Python: tfbn.data.load(name, stream=True)."
         )
 
     def read(split):
@@ -254,18 +276,47 @@ def _read(builder, name, flatten, validation_size, train_size, pooled):
         order = np.random.default_rng(SHUFFLE_SEED).permutation(len(x))
         x, y = x[order], y[order]
     else:
-        x, y = read("train" if train_size is None else f"train[:{held + train_size}]")
-    how = ", all splits pooled and split 80/10/10" if pooled else ", test split held out of train"
-    end = None if train_size is None else held + train_size
+        x, y = read(f"train[:{end}]")
     return Data(
         train=(x[held:end], y[held:end]),
         validation=(x[:held_out], y[:held_out]),
-        test=read("test") if own_test else (x[held_out:held], y[held_out:held]),
-        name=name,
-        source=f"TFDS {info.full_name}" + ("" if own_test else how),
-        title=name.upper() if name == "mnist" else name,
-        classes=classes,
+        test=read("test") if has_test and not pooled else (x[held_out:held], y[held_out:held]),
+        **_origin(builder, name, pooled),
     )
+
+
+def _stream(builder, name, flatten, validation_size, train_size, binary):
+    """The splits of prepared data, left where they are."""
+    held_out, held, end = _slices(builder, name, validation_size, train_size, pooled=False)
+
+    def standard(image, label):
+        x = tf.cast(image, "float32") / 255
+        x = tf.cast(x >= 0.5, "float32") if binary else x
+        return (tf.reshape(x, [-1]) if flatten else x), tf.cast(label, "int32")
+
+    def read(split):
+        return builder.as_dataset(split=split, as_supervised=True).map(standard)
+
+    origin = _origin(builder, name, pooled=False)
+    return Stream(
+        train=read(f"train[{held}:{end}]"),
+        validation=read(f"train[:{held_out}]"),
+        test=read("test" if "test" in builder.info.splits else f"train[{held_out}:{held}]"),
+        **{**origin, "title": f"{origin['title']}, binary" if binary else origin["title"]},
+    )
+
+
+def _origin(builder, name, pooled):
+    """What `Data` and `Stream` say of where they came from."""
+    info = builder.info
+    how = ", all splits pooled and split 80/10/10" if pooled else ", test split held out of train"
+    own_test = "test" in info.splits and not pooled
+    return {
+        "name": name,
+        "source": f"TFDS {info.full_name}" + ("" if own_test else how),
+        "title": name.upper() if name == "mnist" else name,
+        "classes": info.features["label"].num_classes,
+    }
 
 
 def _obtain(builder):

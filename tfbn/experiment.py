@@ -9,8 +9,8 @@ from tfbn.arms import Arm
 from tfbn.compare import compare
 from tfbn.devices import check_precision, find_device
 from tfbn.models import Model, as_initializer
+from tfbn.optimizers import make_optimizer
 from tfbn.recipes import find
-from tfbn.solver import make_optimizer
 
 # The settings that go on to `compare`.
 COMPARED = (

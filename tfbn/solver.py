@@ -14,13 +14,16 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn.arrays import Data, as_classes, batch_order, check_examples
+from tfbn.checkpoints import Checkpoints, open_folder
 from tfbn.devices import describe_device, find_device, set_precision, suits_xla
 from tfbn.history import History, versions
+from tfbn.optimizers import describe_optimizer, make_optimizer
+from tfbn.streams import Stream, batched, joined
 
-DEFAULT_LEARNING_RATE = 0.01
 EVALUATION_BATCH_SIZE = 1000
-# Names that Keras has no class for.
-MOMENTUM = {"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.9, "nesterov": True}}
+# Over a dataset, of which so many steps are one call, if their batches take no more bytes.
+STEPS_A_CALL = 100
+BYTES_A_CALL = 64 * 2**20
 
 
 class Evaluation(NamedTuple):
@@ -162,7 +165,7 @@ class Solver:
             ValueError: as in `fit`.
         """
         if isinstance(x, tf.data.Dataset):
-            logs = self._run_dataset(x, training=False)
+            logs = self._evaluate_dataset(x)
         else:
             arrays = self.prepare(x, y)
             batch_size = check_batch_size(EVALUATION_BATCH_SIZE if batch_size is None else batch_size)
@@ -182,15 +185,17 @@ class Solver:
         callbacks=(),
         initial_epoch=0,
         verbose=0,
+        checkpoint_dir=None,
     ):
         """Train for some epochs.
 
         Arrays stay in memory as tensors and each epoch over them is one compiled program. A dataset is
-        trained on batch after batch in a graph, as it comes.
+        read as it comes, checked and fetched ahead, and memory stays flat; each step is a compiled
+        program, and many of them are one call.
 
         Args:
-            x: array ``[N, ...]``; or `tfbn.data.Data`, of which the training split is trained on and
-                the validation split validated on; or a finite `tf.data.Dataset` of batches
+            x: array ``[N, ...]``; or `tfbn.data.Data` or `Stream`, of which the training split is trained
+                on and the validation split validated on; or a finite `tf.data.Dataset` of batches
                 ``(x, y)``.
             y: labels ``[N]``, or one-hot ``[N, classes]``; None for data and datasets.
             epochs: int, the number of the last epoch. Default 1.
@@ -203,6 +208,10 @@ class Solver:
                 batch.
             initial_epoch: int, epochs already done. Default 0.
             verbose: int, 0 for silence (default), 1 or 2 for Keras' line an epoch.
+            checkpoint_dir: path of a folder for the state of the training. A training that finds its own
+                there goes on after its last epoch, to the weights that it would have had, to the last
+                bit; more `epochs` than before train on. The states of callbacks and the order of a
+                dataset that shuffles itself are not kept. Default None: none.
 
         Returns:
             `tfbn.history.History`, a record an epoch: epoch, loss and accuracy averaged over the epoch's
@@ -212,14 +221,14 @@ class Solver:
 
         Raises:
             ValueError: shapes that do not fit; labels outside the classes; NaN or infinity in `x`; a
-                batch size below 1 or over the data.
+                batch size below 1 or over the data; a `checkpoint_dir` of another training.
         """
+        if isinstance(x, Data | Stream) and not (y is validation_data is None):
+            raise ValueError(
+                f"`y` and `validation_data` come from the data itself when `x` is {type(x).__name__}. "
+                "Leave them out, or pass arrays."
+            )
         if isinstance(x, Data):
-            if y is not None or validation_data is not None:
-                raise ValueError(
-                    "`y` and `validation_data` come from the data itself when `x` is tfbn.data.Data. "
-                    "Leave them out, or pass arrays."
-                )
             x, y, validation_data = *x.train, tuple(x.validation)
         if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
             raise ValueError(f"`epochs` must be an integer, 1 or more. Received: epochs={epochs!r}.")
@@ -227,11 +236,23 @@ class Solver:
             raise ValueError(f"`seed` must be an integer, 0 or more. Received: seed={seed!r}.")
         callbacks = _epoch_callbacks(callbacks)
 
-        if isinstance(x, tf.data.Dataset):
-            steps = None
+        steps = examples = None
+        if isinstance(x, Stream):
+            stream = x
+            batch_size = check_batch_size(batch_size)
+            validation_data = batched(stream.validation, EVALUATION_BATCH_SIZE)
+            x = batched(stream.train, batch_size)
+
+            steps_a_call = self._open_dataset(x)
 
             def train(epoch):
-                return self._run_dataset(x, training=True)
+                shuffled = batched(stream.train, batch_size, seed, epoch) if shuffle else x
+                return self._train_dataset(shuffled, steps_a_call)
+        elif isinstance(x, tf.data.Dataset):
+            steps_a_call = self._open_dataset(x)
+
+            def train(epoch):
+                return self._train_dataset(x, steps_a_call)
         else:
             arrays = self.prepare(x, y)
             examples = len(arrays.y)
@@ -244,6 +265,14 @@ class Solver:
 
         validate = self._validation(validation_data)
         history = History(about=self.about(batch_size=batch_size, seed=int(seed)))
+        states = None
+        if checkpoint_dir is not None:
+            states = Checkpoints([*self.model.variables, *self.model.optimizer.variables])
+            open_folder(checkpoint_dir, {**history.about, "shuffle": shuffle, "examples": examples})
+            known = states.restore(checkpoint_dir)
+            if known is not None:
+                history.records = known["records"]
+                initial_epoch = epochs if known["stopped"] else history.records[-1]["epoch"]
         # Keras' own list: it resolves logs, sets the model and its params, and adds the progress line.
         callbacks = keras.callbacks.CallbackList(
             callbacks,
@@ -265,14 +294,16 @@ class Solver:
                 logs.update(validate())
                 callbacks.on_epoch_end(epoch - 1, logs)
                 history.records.append({"epoch": epoch, **logs, "seconds": seconds})
+                stopped = self.model.stop_training or not np.isfinite(logs["loss"])
+                if states is not None and (stopped or epoch == epochs or states.due()):
+                    states.save(checkpoint_dir, {"records": history.records, "stopped": stopped})
                 if not np.isfinite(logs["loss"]):
                     warnings.warn(
                         f"The loss of epoch {epoch} is {logs['loss']}: training ends there. A lower "
                         "learning rate may help.",
                         stacklevel=2,
                     )
-                    break
-                if self.model.stop_training:
+                if stopped:
                     break
         except KeyboardInterrupt:
             warnings.warn(f"Interrupted after {len(history.records)} epochs.", stacklevel=2)
@@ -287,7 +318,7 @@ class Solver:
             "device": describe_device(self.device),
             "jit": self.jit,
             "precision": (self.model.layers or [self.model])[-1].dtype_policy.name,
-            "optimizer": self.model.optimizer.name,
+            "optimizer": describe_optimizer(self.model.optimizer),
             "versions": versions(),
             **more,
         }
@@ -365,10 +396,12 @@ class Solver:
             dict, the loss and the metrics averaged over the epoch.
         """
         self.model.reset_metrics()
+        return _floats(self._run_epoch(arrays, tf.constant(order, "int32"), batch_size))
+
+    def _run_epoch(self, arrays, order, batch_size):
         with tf.device(self.device):
-            order = tf.constant(order, "int32")
             try:
-                logs = self._epoch(*arrays, order, batch_size)
+                return self._epoch(*arrays, order, batch_size)
             except tf.errors.OpError as error:
                 if not self.jit or isinstance(error, tf.errors.ResourceExhaustedError):
                     raise
@@ -377,8 +410,7 @@ class Solver:
                 warnings.warn(f"XLA failed, training goes on without: {reason}", stacklevel=2)
                 self.jit = False
                 self._epoch = tf.function(self._epoch_steps)
-                logs = self._epoch(*arrays, order, batch_size)
-        return _floats(logs)
+                return self._epoch(*arrays, order, batch_size)
 
     def finish(self):
         """What Keras does when training ends: an optimizer with ``use_ema`` puts its averages in place."""
@@ -440,23 +472,55 @@ class Solver:
             # A tensor, because every Python number would be traced anew.
             return _floats(self._evaluation(*arrays, tf.constant(batch_size)))
 
-    def _run_dataset(self, dataset, training):
-        """One pass over a dataset, a step for each of its batches."""
+    def _open_dataset(self, dataset):
+        """Create the variables by a dataset's first batch; how many of its batches make a call."""
         if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("The dataset never ends. Cut it into epochs with `take(steps)`.")
-        logs = None
+        if not isinstance(dataset.element_spec, tuple) or len(dataset.element_spec) != 2:
+            raise ValueError("The dataset must give pairs (x, y) of batches.")
+        for x, y in dataset.take(1):
+            self.prepare(x, y)
+            known = int(dataset.cardinality())
+            most = min(STEPS_A_CALL, known) if known > 0 else STEPS_A_CALL
+            return max(1, min(most, BYTES_A_CALL // (np.asarray(x).nbytes or 1)))
+        raise ValueError("The dataset is empty. Give it one batch or more.")
+
+    def _train_dataset(self, dataset, steps):
+        """One pass over a dataset, so many steps a call; what makes no whole call is a call a step."""
         self.model.reset_metrics()
-        for batch in dataset:
-            if not isinstance(batch, tuple) or len(batch) != 2:
-                raise ValueError("The dataset must give pairs (x, y) of batches.")
-            batch = self.prepare(*batch)
+        for x, y, sizes in self._checked(dataset, steps):
+            sizes = sizes.numpy()
+            if len(sizes) == steps and (sizes == sizes[0]).all():
+                self._run_epoch((x, y), tf.range(len(x)), int(sizes[0]))
+                continue
             with tf.device(self.device):
-                logs = (
-                    self._step(*batch) if training else self._evaluation(*batch, tf.constant(len(batch.y)))
-                )
-        if logs is None:
-            raise ValueError("The dataset is empty. Give it one batch or more.")
+                for batch in zip(tf.split(x, sizes), tf.split(y, sizes), strict=True):
+                    self._step(*batch)
+        return _floats(self.model.get_metrics_result())
+
+    def _evaluate_dataset(self, dataset):
+        self._open_dataset(dataset)
+        self.model.reset_metrics()
+        for x, y, size in self._checked(dataset, steps=1):
+            with tf.device(self.device):
+                logs = self._evaluation(x, y, size[0])
         return _floats(logs)
+
+    def _checked(self, dataset, steps):
+        """Groups of so many batches, joined and checked, or the error of the one that is refused."""
+        classes = self._classes if self._labels_are_classes else None
+        groups, problems = joined(dataset, steps, classes)
+        groups = iter(groups)
+        while True:
+            try:
+                group = next(groups, None)
+            except tf.errors.OpError:
+                if problems:  # TensorFlow's own error does not tell.
+                    raise problems[0] from None
+                raise
+            if group is None:
+                return
+            yield group
 
     def _validation(self, data):
         """A function that validates and returns Keras' names, for whatever `data` is."""
@@ -465,7 +529,7 @@ class Solver:
         if isinstance(data, tf.data.Dataset):
 
             def run():
-                return self._run_dataset(data, training=False)
+                return self._evaluate_dataset(data)
         else:
             if not isinstance(data, (tuple, list)) or len(data) != 2:
                 raise ValueError("`validation_data` must be a pair (x, y) or a tf.data.Dataset.")
@@ -475,39 +539,6 @@ class Solver:
                 return self._evaluate(arrays)
 
         return lambda: {f"val_{name}": value for name, value in run().items()}
-
-
-def make_optimizer(optimizer, learning_rate=None):
-    """A Keras optimizer, from its name or as it is, with the learning rate set.
-
-    >>> make_optimizer("sgd", 0.5).learning_rate.numpy().item()
-    0.5
-    """
-    if isinstance(learning_rate, (int, float)) and not 0 <= learning_rate < float("inf"):
-        raise ValueError(
-            "`learning_rate` must be a finite number, 0 or more. "
-            f"Received: learning_rate={learning_rate!r}."
-        )
-    if isinstance(optimizer, keras.optimizers.Optimizer):
-        if learning_rate is not None:
-            optimizer.learning_rate = learning_rate
-        return optimizer
-    known = {
-        name.lower(): (kind, {})
-        for name, kind in vars(keras.optimizers).items()
-        if isinstance(kind, type)
-        and issubclass(kind, keras.optimizers.Optimizer)
-        and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
-    }
-    known |= {name: (keras.optimizers.SGD, options) for name, options in MOMENTUM.items()}
-    if not isinstance(optimizer, str) or optimizer.lower() not in known:
-        raise ValueError(
-            f"Unknown optimizer {optimizer!r}. Known: {', '.join(sorted(known))}; or pass a "
-            "keras.optimizers.Optimizer."
-        )
-    rate = DEFAULT_LEARNING_RATE if learning_rate is None else learning_rate
-    kind, options = known[optimizer.lower()]
-    return kind(learning_rate=rate, **options)
 
 
 def _cross_entropy(model):

@@ -1,0 +1,55 @@
+"""Keras' optimizers by name."""
+
+from __future__ import annotations
+
+import keras
+
+DEFAULT_LEARNING_RATE = 0.01
+# Names that Keras has no class for.
+MOMENTUM = {"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.9, "nesterov": True}}
+
+
+def make_optimizer(optimizer, learning_rate=None):
+    """A Keras optimizer, from its name or as it is, with the learning rate set.
+
+    >>> make_optimizer("sgd", 0.5).learning_rate.numpy().item()
+    0.5
+    """
+    if isinstance(learning_rate, (int, float)) and not 0 <= learning_rate < float("inf"):
+        raise ValueError(
+            "`learning_rate` must be a finite number, 0 or more. "
+            f"Received: learning_rate={learning_rate!r}."
+        )
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        if learning_rate is not None:
+            optimizer.learning_rate = learning_rate
+        return optimizer
+    known = {
+        name.lower(): (kind, {})
+        for name, kind in vars(keras.optimizers).items()
+        if isinstance(kind, type)
+        and issubclass(kind, keras.optimizers.Optimizer)
+        and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
+    }
+    known |= {name: (keras.optimizers.SGD, options) for name, options in MOMENTUM.items()}
+    if not isinstance(optimizer, str) or optimizer.lower() not in known:
+        raise ValueError(
+            f"Unknown optimizer {optimizer!r}. Known: {', '.join(sorted(known))}; or pass a "
+            "keras.optimizers.Optimizer."
+        )
+    rate = DEFAULT_LEARNING_RATE if learning_rate is None else learning_rate
+    kind, options = known[optimizer.lower()]
+    return kind(learning_rate=rate, **options)
+
+
+def describe_optimizer(optimizer):
+    """Class and arguments as Keras serializes them, less the name, which Keras numbers.
+
+    >>> describe_optimizer(make_optimizer("sgd", 0.1))["config"]["learning_rate"]
+    0.1
+    """
+    config = optimizer.get_config()
+    config.pop("name", None)
+    if isinstance(config.get("learning_rate"), float):
+        config["learning_rate"] = float(f"{config['learning_rate']:.7g}")  # It was kept in float32.
+    return {"class_name": type(optimizer).__name__, "config": config}

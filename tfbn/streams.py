@@ -1,0 +1,87 @@
+"""Data that need not fit into memory: `tf.data` pipelines, checked on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from tfbn.arrays import check_examples
+
+BUFFER = 10_000  # examples, from which a shuffled stream draws
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Three splits as a `tf.data.Dataset` of single examples ``(x, y)``, and where they came from.
+
+    Args:
+        train, validation, test: `tf.data.Dataset`, each finite.
+        name, source, title, classes: as in `tfbn.data.Data`.
+    """
+
+    train: tf.data.Dataset
+    validation: tf.data.Dataset
+    test: tf.data.Dataset
+    name: str
+    source: str
+    title: str
+    classes: int
+
+
+def batched(dataset, batch_size, seed=None, epoch=0):
+    """Batches of a dataset of examples; with a `seed` shuffled, by seed and epoch alone.
+
+    A shuffled example comes from the next 10,000, so that memory stays flat.
+
+    >>> batches = batched(tf.data.Dataset.range(5), 2, seed=0)
+    >>> [len(batch) for batch in batches]
+    [2, 2, 1]
+    """
+    if seed is not None:
+        dataset = dataset.shuffle(BUFFER, seed=seed * 1_000_003 + epoch)
+    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def joined(dataset, steps, classes):
+    """Batches ``(x, y)``, checked as arrays are, so many joined to one, and fetched ahead of the training.
+
+    Args:
+        dataset: `tf.data.Dataset` of batches, of whatever sizes.
+        steps: int, how many to join; the last group may have fewer.
+        classes: int, or None for targets that are no classes.
+
+    Returns:
+        A dataset of ``(x, y, sizes)``: the examples of all batches of a group, and how many each had. And
+        a list, which holds the ValueError of a batch that was refused.
+
+    >>> batches = tf.data.Dataset.range(5).map(lambda i: ([[i]], [i])).unbatch().batch(2)
+    >>> [sizes.numpy().tolist() for _, _, sizes in joined(batches, 2, classes=5)[0]]
+    [[2, 2], [1]]
+    """
+    problems = []
+
+    def check(x, y):
+        try:
+            return check_examples(x, y, classes)
+        except ValueError as error:
+            problems.append(error)
+            raise
+
+    def checked(x, y):
+        types = [_standard(x.dtype), tf.int32 if classes is not None else _standard(y.dtype)]
+        found_x, found_y = tf.numpy_function(check, [x, y], types)
+        found_x.set_shape([None, *x.shape[1:]])
+        found_y.set_shape([None] if classes is not None else [None, *y.shape[1:]])
+        return found_x, found_y
+
+    def join(x, y):
+        return x.flat_values, y.flat_values, tf.cast(x.row_lengths(), "int32")
+
+    groups = dataset.map(checked).ragged_batch(steps).map(join)
+    return groups.prefetch(tf.data.AUTOTUNE), problems
+
+
+def _standard(dtype):
+    """The dtype that `check_examples` gives."""
+    return tf.float32 if dtype.is_floating else tf.int32 if dtype.is_integer else dtype
