@@ -248,6 +248,7 @@ def test_files_laid_down_by_hand_need_no_network(silent_network, tmp_path, monke
         ({"name": "tiny_untested", "validation_size": 20}, "from 1 to 19"),
         ({"name": "tiny_images"}, "Received: 5000"),
         ({"name": "tiny_images", "validation_size": 5, "pooled": True}, "Leave `validation_size` out"),
+        ({"name": "tiny_images", "validation_size": 5, "stream": True, "centered": True}, "Leave `stream`"),
         ({"name": "wave", "binary": True}, "none of the options for images"),
         ({"name": "wave", "train_size": 5}, "none of the options for images"),
     ],
@@ -282,6 +283,28 @@ def test_a_file_for_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):
         data.load("mnist", data_dir=tmp_path / "file")
+
+
+def test_a_damaged_file(tmp_path):
+    data.load("tiny_images", data_dir=tmp_path, validation_size=5)
+    (record,) = tmp_path.rglob("*train.tfrecord*")
+    content = bytearray(record.read_bytes())
+    content[len(content) // 2] ^= 255
+    record.write_bytes(content)
+    with pytest.raises(ValueError, match=r"1\.0\.0 is damaged \(.+\)\. Remove that folder, and prepare"):
+        data.load("tiny_images", data_dir=tmp_path, validation_size=5)
+
+
+@pytest.mark.parametrize("name", ["tiny_images", "tiny_untested"])
+def test_a_stream_holds_the_same_examples(tmp_path, name):
+    for options in ({}, {"train_size": 7, "flatten": False}, {"binary": True}):
+        options = dict(data_dir=tmp_path, validation_size=5, **options)
+        whole, stream = data.load(name, **options), data.load(name, stream=True, **options)
+        for split, (x, y) in whole.splits().items():
+            examples = list(getattr(stream, split))
+            np.testing.assert_array_equal([x.numpy() for x, _ in examples], x)
+            np.testing.assert_array_equal([y.numpy() for _, y in examples], y)
+        assert (stream.title, stream.source, stream.classes) == (whole.title, whole.source, whole.classes)
 
 
 def test_one_hot_labels_tell_the_classes():

@@ -8,7 +8,6 @@ import math
 import os
 import shlex
 import shutil
-import signal
 import sys
 import time
 import warnings
@@ -19,7 +18,7 @@ from click.core import ParameterSource
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tfbn.console import exit_code, hushed, open_console
+from tfbn.console import exit_code, hushed, open_console, undisturbed
 from tfbn.recipes import RECIPES, find
 from tfbn.recipes.recipe import DEFAULTS
 
@@ -244,9 +243,7 @@ def _train(console, recipe, name, quick, given, state):
 
 
 def _save(console, result, out, models, replace):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Nothing must be lost between here and the files.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with console.status("Saving"), hushed():
+    with console.status("Saving"), hushed(), undisturbed():
         try:
             folder = result.save(out, models=models, replace=replace)
         except ValueError as error:

@@ -267,7 +267,13 @@ def _read(builder, name, flatten, validation_size, train_size, pooled):
         )
 
     def read(split):
-        part = builder.as_dataset(split=split, batch_size=-1)
+        try:
+            part = builder.as_dataset(split=split, batch_size=-1)
+        except tf.errors.OpError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"{builder.data_dir} is damaged ({reason}). Remove that folder, and prepare {name} again."
+            ) from None
         x = np.divide(part["image"].numpy(), 255, dtype="float32")
         return (x.reshape(len(x), -1) if flatten else x), part["label"].numpy()
 
