@@ -1,0 +1,136 @@
+"""Datasets that need not fit into memory are trained on as arrays are, and memory stays flat."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfbn
+from tfbn import solver
+from tfbn.data import Stream
+from tfbn.streams import BUFFER, batched
+
+
+def net(**options):
+    return tfbn.Model(8, 3, hidden_dims=(6,), seed=1, **options)
+
+
+def in_batches(data, sizes):
+    """A dataset of batches of these sizes, one after the other."""
+    x, y = data.train
+    edges = np.cumsum([0, *sizes])
+    parts = [(x[a:b], y[a:b]) for a, b in itertools.pairwise(edges)]
+    spec = (tf.TensorSpec([None, 8], "float32"), tf.TensorSpec([None], "int32"))
+    return tf.data.Dataset.from_generator(lambda: iter(parts), output_signature=spec)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 100])
+@pytest.mark.parametrize("sizes", [[20] * 10 + [3], [5, 5, 5, 5, 5, 7, 5, 5, 5, 5, 5, 5, 5]], ids=len)
+@pytest.mark.parametrize("jit", [False, True])
+def test_batches_are_trained_on_in_their_order(blobs, monkeypatch, steps, sizes, jit):
+    """Against one step after the other."""
+    monkeypatch.setattr(solver, "STEPS_A_CALL", steps)
+    one, other = tfbn.Solver(net(), "momentum", jit=jit), tfbn.Solver(net(), "momentum", jit=jit)
+    one.fit(in_batches(blobs, sizes), epochs=2)
+    for _ in range(2):
+        for x, y in in_batches(blobs, sizes):
+            other.train(x.numpy(), y.numpy())
+    for a, b in zip(one.model.variables, other.model.variables, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_history_is_that_of_the_arrays(blobs):
+    dataset = tf.data.Dataset.from_tensor_slices(tuple(blobs.train)).batch(20)
+    by_dataset = tfbn.Solver(net(), jit=False).fit(dataset, epochs=3, validation_data=dataset)
+    options = dict(batch_size=20, shuffle=False, validation_data=tuple(blobs.train))
+    by_arrays = tfbn.Solver(net(), jit=False).fit(*blobs.train, epochs=3, **options)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert by_dataset[name] == pytest.approx(by_arrays[name], rel=1e-5)
+
+
+def test_a_bad_batch_is_named_however_late_it_comes(blobs):
+    x, y = blobs.train.x.copy(), blobs.train.y.copy()
+    x[150, 2] = np.nan
+    y[190] = 9
+    solver_ = tfbn.Solver(net())
+    for values, message in [((x, blobs.train.y), "x has NaN"), ((blobs.train.x, y), "labels from 0 to 9")]:
+        dataset = tf.data.Dataset.from_tensor_slices(values).batch(10)
+        with pytest.raises(ValueError, match=message):
+            solver_.fit(dataset, epochs=1)
+        with pytest.raises(ValueError, match=message):
+            solver_.evaluate(dataset)
+
+
+def test_regressions_and_images(rng):
+    x = rng.normal(size=[30, 4, 4, 1]).astype("float32")
+    targets = tf.data.Dataset.from_tensor_slices((x, x[:, 0, :2, 0])).batch(7)
+    model = tfbn.Model((4, 4, 1), 2, (5,), conv_filters=(3,))
+    history = tfbn.Solver(model, "adam", 0.05, loss="mse", metrics=()).fit(targets, epochs=20)
+    assert history["loss"][-1] < history["loss"][0] / 2
+
+
+@pytest.fixture
+def stream(blobs):
+    splits = {
+        name: tf.data.Dataset.from_tensor_slices(tuple(split)) for name, split in blobs.splits().items()
+    }
+    return Stream(**splits, name="blobs", source="arrays", title="blobs", classes=3)
+
+
+def test_a_stream_is_shuffled_by_seed_and_epoch(blobs, stream):
+    def fit(**options):
+        made = tfbn.Solver(net(), jit=False)
+        return made.fit(stream, epochs=2, **options)["loss"], made.model.get_weights()
+
+    (loss, weights), (again, same) = fit(seed=4), fit(seed=4)
+    assert loss == again
+    assert all((a == b).all() for a, b in zip(weights, same, strict=True))
+    assert fit(seed=5)[0] != loss
+    orders = [
+        [int(x) for x in batched(tf.data.Dataset.range(100), 100, seed, epoch).unbatch()]
+        for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1))
+    ]
+    assert orders[0] == orders[3]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert all(sorted(order) == list(range(100)) for order in orders)
+    with pytest.raises(ValueError, match="come from the data itself when `x` is Stream"):
+        tfbn.Solver(net()).fit(stream, validation_data=tuple(blobs.validation))
+    unshuffled = tfbn.Solver(net(), jit=False).fit(stream, epochs=2, shuffle=False)["loss"]
+    assert unshuffled == tfbn.Solver(net(), jit=False).fit(*blobs.train, epochs=2, shuffle=False)["loss"]
+
+
+def test_a_stream_that_was_cut_off_goes_on(stream, tmp_path):
+    whole = tfbn.Solver(net()).fit(stream, epochs=4, batch_size=20)
+    tfbn.Solver(net()).fit(stream, epochs=2, batch_size=20, checkpoint_dir=tmp_path)
+    resumed = tfbn.Solver(net()).fit(stream, epochs=4, batch_size=20, checkpoint_dir=tmp_path)
+    for name in ("loss", "accuracy", "val_loss"):
+        assert resumed[name] == whole[name]
+
+
+def test_compare_wants_arrays(stream):
+    with pytest.raises(TypeError, match=r"in memory: tfbn\.data\.load\(name\).*Received: Stream"):
+        tfbn.compare({"a": net}, stream)
+
+
+MEMORY = """
+import resource, tensorflow as tf, tfbn
+
+def examples(count):
+    def batch(index):
+        x = tf.random.stateless_uniform([100, 784], [1, index])
+        return x, tf.cast(x[:, 0] * 10, "int32")
+    return tf.data.Dataset.range(count // 100).map(batch)
+
+solver = tfbn.Solver(tfbn.Model(784, 10, (32,)))
+for count in (100_000, 1_000_000):
+    solver.fit(examples(count), epochs=1)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_stays_flat(python):
+    """3 GB of examples in hardly more than a tenth of them: the peak, in KiB."""
+    few, many = map(int, python(MEMORY).split())
+    assert many - few < 300 * 1024
+    assert BUFFER * 784 * 4 < 50 * 2**20, "what a shuffled stream holds"
