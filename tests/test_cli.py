@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,7 @@ BAD = [
     (["--batch-size", "4001"], "from 1 to 4,000"),
     (["--epochs", "0"], "0 is not in the range x>=1"),
     (["--seeds", "0"], "'--seeds': 0 is not in the range 1<=x<=1000"),
+    (["--seeds", "10000"], "'--seeds': 10000 is not in the range 1<=x<=1000"),
     (["--hidden", "32,0"], "(32, 0)"),
     (["--hidden", "32;32"], "no list of integers"),
     (["--hidden", ""], "no list of integers"),
@@ -215,10 +217,22 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, 
     check_bad(*in_process(monkeypatch, capfd, tmp_path, *given), message, tmp_path)
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD[11:12], ids=lambda value: str(value))
+@pytest.mark.parametrize(("arguments", "message"), BAD[12:13], ids=lambda value: str(value))
 def test_bad_input_to_the_process(tmp_path, arguments, message):
     done = tfbn_command("compare", "--data-dir", "nothing", *arguments, cwd=tmp_path, **OFFLINE)
     check_bad(done.returncode, done.stderr, message, tmp_path)
+
+
+@pytest.mark.skipif(not conftest.PREPARED.exists(), reason="no prepared data sets beside the checkout")
+def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch, capfd):
+    shutil.copytree(conftest.PREPARED / "mnist", tmp_path / "sets" / "mnist")
+    (record,) = tmp_path.rglob("*train.tfrecord*")
+    os.truncate(record, os.path.getsize(record) // 2)
+    code, errors = in_process(monkeypatch, capfd, tmp_path, "compare", "--data-dir", "sets", "--out", "run")
+    assert code == 2
+    assert errors.startswith("Error: ") and len(errors.splitlines()) == 1
+    assert "is damaged" in errors and "prepare mnist again" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["sets"]
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

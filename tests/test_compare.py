@@ -406,6 +406,15 @@ def test_data_is_not_copied_for_each_arm(blobs, monkeypatch):
     assert isinstance(seen[0], tf.Tensor)
 
 
+def test_a_class_that_is_missing_and_batches_of_one(blobs):
+    kept = blobs.train.y != 1
+    train = (blobs.train.x[kept][:9], blobs.train.y[kept][:9])
+    data = tfbn.data.Data(train=train, validation=blobs.validation, test=blobs.test)
+    result = tfbn.compare(ARMS, data, epochs=2, batch_size=1, seeds=1, jit=False)
+    assert data.classes == 3
+    assert len(result.test) == 2 and not result.about["diverged"]
+
+
 ONE = tfbn.Model(8, 3)
 
 

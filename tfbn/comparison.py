@@ -27,7 +27,7 @@ FIGURES = {
 }
 SPREAD = "the mean of the seeds, a band from the lowest to the highest"
 CAPTIONS = {
-    "curves": f"Training and validation loss and accuracy over the training: {SPREAD}",
+    "curves": f"Training and validation over the training: {SPREAD}",
     "sweep": f"What the runs came to over what is varied: {SPREAD}, crosses for runs that diverged",
     "by_value": f"Validation over the training, a panel for each value: {SPREAD}",
     "percentiles": "15th, 50th and 85th percentile of the inputs of one unit of the last hidden layer; "

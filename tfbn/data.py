@@ -295,13 +295,13 @@ def _stream(builder, name, flatten, validation_size, train_size, binary):
     """The splits of prepared data, left where they are."""
     held_out, held, end = _slices(builder, name, validation_size, train_size, pooled=False)
 
-    def standard(image, label):
-        x = tf.cast(image, "float32") / 255
+    def standard(example):
+        x = tf.cast(example["image"], "float32") / 255
         x = tf.cast(x >= 0.5, "float32") if binary else x
-        return (tf.reshape(x, [-1]) if flatten else x), tf.cast(label, "int32")
+        return (tf.reshape(x, [-1]) if flatten else x), tf.cast(example["label"], "int32")
 
     def read(split):
-        return builder.as_dataset(split=split, as_supervised=True).map(standard)
+        return builder.as_dataset(split=split).map(standard)
 
     origin = _origin(builder, name, pooled=False)
     return Stream(
