@@ -120,7 +120,7 @@ def test_imports_go_down_only(path):
         ("rich", {"cli_experiments", "cli_inference", "console"}),
         ("click", {"cli", "cli_experiments", "cli_inference"}),
         ("keras.src", set()),
-        ("torch", {"bench_layer", "bench_solver"}),
+        ("torch", {"bench", "bench_layer", "bench_solver"}),
         ("jax", {"bench_solver"}),
     ],
 )

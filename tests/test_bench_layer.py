@@ -7,7 +7,7 @@ import reference
 import tensorflow as tf
 
 import tfbn
-from tfbn import bench_layer
+from tfbn import bench, bench_layer
 
 CASES = [
     (((8, 6), -1), "training", "graph", "float32", 0.0),
@@ -29,6 +29,35 @@ def test_rows_and_table():
         assert row["ratio"] == {name: pytest.approx(time / times["tfbn"]) for name, time in times.items()}
         assert f"{words:<43}{times['tfbn']:>7.2f}{times['keras']:>7.2f}" in table
     assert "copy" in table and max(map(len, table.splitlines())) < 100
+
+
+def test_on_the_device_it_is_told_and_until_that_is_done(monkeypatch):
+    """The second CPU stands for a GPU; what runs there is waited for once a run."""
+    places, waited = set(), []
+    step_of = bench_layer._step
+
+    def watched(*arguments):
+        step = step_of(*arguments)
+
+        def run(*inputs):
+            outputs = step(*inputs)
+            places.update(tensor.device[-5:] for tensor in (*inputs, *outputs))
+            return outputs
+
+        return run
+
+    monkeypatch.setattr(bench_layer, "_step", watched)
+    monkeypatch.setattr(tf.test.experimental, "sync_devices", lambda: waited.append(1))
+    result = bench_layer.layer(repeats=2, device="cpu:1", cases=CASES[:2])
+    assert places == {"CPU:1"}
+    assert len(waited) == 2 * 3 * 3, "cases, peers and runs"
+    assert result["device"].startswith("cpu:1 (")
+
+
+def test_where_xla_fails_its_cases_are_left_out(monkeypatch):
+    monkeypatch.setattr(bench_layer, "xla_works", lambda device: False)
+    rows = bench_layer.layer(repeats=1, cases=CASES)["rows"]
+    assert [row["mode"] for row in rows] == ["graph", "graph"]
 
 
 @pytest.mark.parametrize("mean", [0.0, 5.0])
@@ -53,6 +82,14 @@ def test_pytorch_does_the_same_work(rng):
     assert float(step(tf.constant(x), tf.constant(dy))[1].numpy().ravel()[0]) == pytest.approx(
         theirs, rel=1e-3
     )
+
+
+def test_pytorch_of_a_gpu_is_left_out_where_it_sees_none(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert bench.torch_device("cpu:1") == "cpu"
+    assert bench.torch_device("gpu:0") == "cuda:0"
+    assert bench.torch_device("gpu:1") is None
 
 
 def test_bad_arguments():

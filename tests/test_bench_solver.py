@@ -1,5 +1,6 @@
 """No timing is asserted: that every peer trains, and the arithmetic of the table."""
 
+import keras
 import pytest
 
 from tfbn import bench_solver
@@ -20,6 +21,44 @@ def test_every_peer_trains_the_same_nets():
     )
     for row in result["rows"]:
         assert f"{row['microseconds']:.0f}" in bench_solver.table(result)
+
+
+def test_on_the_device_it_is_told(monkeypatch):
+    """The second CPU stands for a GPU."""
+    nets = []
+
+    class Watched(keras.Sequential):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            nets.append(self)
+
+    ours = bench_solver._ours
+    monkeypatch.setattr(bench_solver.keras, "Sequential", Watched)
+    monkeypatch.setattr(bench_solver, "_ours", lambda *given: nets.append(given[-1]) or ours(*given))
+    monkeypatch.setattr(bench_solver.bench, "installed", lambda name: False)
+    result = bench_solver.solver(steps=5, repeats=1, device="cpu:1")
+    assert nets.pop(0) == "cpu:1"
+    places = {v.value.device[-5:] for net in nets for v in (*net.variables, *net.optimizer.variables)}
+    assert places == {"CPU:1"}
+    assert result["device"].startswith("cpu:1 (")
+
+
+def test_peers_that_the_device_cannot_run_are_left_out(monkeypatch):
+    def alternate(peers, repeats, on_run):
+        return {name: [1.0] for name in peers}, dict.fromkeys(peers, 0.0)
+
+    monkeypatch.setattr(bench_solver.bench, "alternate", alternate)
+    monkeypatch.setattr(bench_solver.bench, "torch_device", lambda device: None)
+    monkeypatch.setattr(bench_solver, "_jax_device", lambda device: None)
+    monkeypatch.setattr(bench_solver, "xla_works", lambda device: False)
+    rows = bench_solver.solver(steps=5, repeats=1)["rows"]
+    assert [row["name"] for row in rows] == ["tfbn", "keras.Model.fit"]
+
+
+def test_jax_of_a_gpu_is_left_out_where_it_sees_none():
+    jax = pytest.importorskip("jax")
+    assert bench_solver._jax_device("cpu:1") == jax.devices("cpu")[0]
+    assert bench_solver._jax_device("gpu:99") is None
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 1719}, {"repeats": 0}])

@@ -260,6 +260,35 @@ def test_bare_command_is_help(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("Usage: tfbn")
 
 
+def test_devices(tmp_path):
+    done = tfbn_command("devices", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    cpu = found["devices"][0]
+    assert cpu["name"] == "cpu:0"
+    assert cpu["hardware"] == f"{os.cpu_count()} cores"
+    assert cpu["trains"] is cpu["xla"] is True
+    assert cpu["failure"] is None
+    assert found["auto"] in {device["name"] for device in found["devices"]}
+    assert found["versions"]["tfbn"] == version("tfbn")
+    lines = done.stderr.splitlines()
+    assert lines[0].split() == ["device", "hardware", "memory", "capability", "trains", "XLA"]
+    assert lines[1].split() == ["cpu:0", str(os.cpu_count()), "cores", "yes", "yes"]
+    assert f"--device auto takes {found['auto']}." in lines
+    for package in ("tfbn", "tensorflow", "keras"):
+        assert [line for line in lines if line.split()[:2] == [package, version(package)]] or [
+            line for line in lines if line.startswith(package) and f"{version(package)}, built for" in line
+        ]
+    assert len(lines) < 24, "one screen, and nothing of TensorFlow's"
+
+
+@pytest.mark.parametrize("command", ["solver", "layer"])
+def test_bench_on_a_device_that_is_not_there(tmp_path, monkeypatch, capfd, command):
+    code, errors = in_process(monkeypatch, capfd, tmp_path, "bench", command, "--device", "tpu")
+    assert code == 2
+    assert errors == "Error: No device 'tpu'. Available: auto, cpu:0, cpu:1.\n"
+
+
 def test_bench_solver(tmp_path, monkeypatch, capfd):
     done = tfbn_command("bench", "solver", "--steps", 20, "--repeats", 1, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -47,7 +47,22 @@ def installed(name):
     return importlib.util.find_spec(name) is not None
 
 
-def provenance():
+def torch_device(device):
+    """PyTorch's name of a device; None where there is no PyTorch, or none that knows the device.
+
+    >>> torch_device("gpu:99")
+    """
+    if not installed("torch"):
+        return None
+    kind, number = device.split(":")
+    if kind == "cpu":
+        return "cpu"
+    import torch
+
+    return f"cuda:{number}" if int(number) < torch.cuda.device_count() else None
+
+
+def provenance(device):
     """The device and the versions of what was timed, PyTorch and JAX included where installed."""
     peers = {name: importlib.metadata.version(name) for name in ("torch", "jax") if installed(name)}
-    return {"device": describe_device("cpu:0"), "versions": versions() | peers}
+    return {"device": describe_device(device), "versions": versions() | peers}

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn import bench
+from tfbn.devices import check_trains, find_device, xla_works
 from tfbn.layers import BatchNormalization
 
 ELEMENTS = 2**24  # a layer, in one timed run
@@ -34,35 +35,42 @@ CASES = [
 ]
 
 
-def layer(repeats=7, cases=CASES, on_case=None):
+def layer(repeats=7, device="auto", cases=CASES, on_case=None):
     """Time a layer in each case, its peers in turn in one process.
 
     Args:
         repeats: int, runs of each peer in each case. The first, which compiles, is not counted.
             Default 7.
+        device: str, as in `tfbn.devices.find_device`. Default "auto": the first GPU, else the CPU.
         cases: list of ((shape, axis), "training" or "inference", "graph" or "XLA", dtype policy, mean
-            of the standard normal inputs). Default `CASES`.
+            of the standard normal inputs). Default `CASES`. Those of XLA are left out where it fails.
         on_case: function that is told each case. Default None.
 
     Returns:
         dict: `rows`, one a case with its settings, `milliseconds` of "tfbn", "keras", "torch" (eager,
-        beside graph and float32, where installed) and "copy" (of the input), medians, and
+        beside graph and float32, where installed for the device) and "copy" (of the input), medians, and
         `ratio`, the same over tfbn's; and where they come from.
 
     Raises:
-        ValueError: `repeats` is below 1.
+        ValueError: `repeats` is below 1, or there is no such device, or none that trains.
     """
+    device = find_device(device)
+    check_trains(device)
     rows = []
     for (shape, axis), run, mode, dtype, mean in cases:
+        if mode == "XLA" and not xla_works(device):
+            continue
         case = dict(shape=list(shape), axis=axis, run=run, mode=mode, dtype=dtype, mean=mean)
         if on_case is not None:
             on_case(_words(case))
         calls = min(100, max(1, ELEMENTS // int(np.prod(shape))))
-        times, _ = bench.alternate(_peers(**case, calls=calls), repeats, pause=PAUSE)
+        with tf.device(device):
+            peers = _peers(**case, calls=calls, torch_device=bench.torch_device(device))
+            times, _ = bench.alternate(peers, repeats, pause=PAUSE)
         milliseconds = {name: float(np.median(seconds)) / calls * 1e3 for name, seconds in times.items()}
         ratio = {name: value / milliseconds["tfbn"] for name, value in milliseconds.items()}
         rows.append(case | {"milliseconds": milliseconds, "ratio": ratio})
-    return {"rows": rows, "repeats": repeats, **bench.provenance()}
+    return {"rows": rows, "repeats": repeats, **bench.provenance(device)}
 
 
 def table(result):
@@ -90,22 +98,30 @@ def _words(case):
     return f"{shape:<18}{case['run']} {case['mode']}{mean}{dtype}"
 
 
-def _peers(shape, axis, run, mode, dtype, mean, calls):
+def _peers(shape, axis, run, mode, dtype, mean, calls, torch_device):
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal(shape).astype("float32") for _ in range(2))
     x += mean
     compute_dtype = keras.dtype_policies.get(dtype).compute_dtype
     tensors = [tf.cast(value, compute_dtype) for value in (x, dy)]
 
-    def calls_of(kind):
-        step = _step(kind, shape, axis, run, mode, dtype, mean)
-        return lambda: [step(*tensors) for _ in range(calls)][-1][0].numpy().ravel()[0]
+    def calls_of(function, *inputs):
+        def run():
+            outputs = [function(*inputs) for _ in range(calls)]
+            tf.test.experimental.sync_devices()  # A GPU returns from a call before it is done.
+            return outputs[-1]
 
-    peers = {"tfbn": calls_of(BatchNormalization), "keras": calls_of(keras.layers.BatchNormalization)}
-    if mode == "graph" and dtype == "float32" and bench.installed("torch"):
-        peers["torch"] = _torch(x, dy, axis, run, mean, calls)
+        return run
+
+    kinds = {"tfbn": BatchNormalization, "keras": keras.layers.BatchNormalization}
+    peers = {
+        name: calls_of(_step(kind, shape, axis, run, mode, dtype, mean), *tensors)
+        for name, kind in kinds.items()
+    }
+    if mode == "graph" and dtype == "float32" and torch_device is not None:
+        peers["torch"] = _torch(x, dy, axis, run, mean, calls, torch_device)
     copy = tf.function(lambda x: tf.raw_ops.DeepCopy(x=x), autograph=False)
-    peers["copy"] = lambda: [copy(tensors[0]) for _ in range(calls)][-1].numpy().ravel()[0]
+    peers["copy"] = calls_of(copy, tensors[0])
     return peers
 
 
@@ -133,17 +149,18 @@ def _step(kind, shape, axis, run, mode, dtype, mean):
     )
 
 
-def _torch(x, dy, axis, run, mean, calls):
-    """PyTorch's layer in its own layout, channels first."""
+def _torch(x, dy, axis, run, mean, calls, device="cpu"):
+    """PyTorch's layer in its own layout, channels first; the number returned waits for the device."""
     import torch
     from torch import nn
 
     def tensor(value):
-        return torch.from_numpy(np.ascontiguousarray(value if axis == 1 else np.moveaxis(value, -1, 1)))
+        value = np.ascontiguousarray(value if axis == 1 else np.moveaxis(value, -1, 1))
+        return torch.from_numpy(value).to(device)
 
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[dy.ndim]
     x, dy = tensor(x).requires_grad_(run == "training"), tensor(dy)
-    layer = kind(dy.shape[1], eps=1e-3, momentum=0.01)
+    layer = kind(dy.shape[1], eps=1e-3, momentum=0.01).to(device)
     nn.init.constant_(layer.bias, mean)
 
     def train():

@@ -7,11 +7,14 @@ norm, Adam at 0.01, batches of 32) on the same arrays, in memory, in the same or
 from __future__ import annotations
 
 import concurrent.futures
+import os
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfbn import bench
+from tfbn.devices import find_device, xla_works
 from tfbn.models import Model
 from tfbn.solver import Solver
 
@@ -19,13 +22,15 @@ EXAMPLES, INPUTS, CLASSES, WIDTH, BATCH_SIZE, LEARNING_RATE = 55_000, 784, 10, 3
 STEPS_AN_EPOCH = EXAMPLES // BATCH_SIZE
 
 
-def solver(steps=STEPS_AN_EPOCH, repeats=5, on_run=None):
+def solver(steps=STEPS_AN_EPOCH, repeats=5, device="auto", on_run=None):
     """Time a step of both nets, all peers in turn in one process, so that the machine's moods hit all.
 
     Args:
         steps: int, steps a run. Default 1,718, an epoch.
         repeats: int, runs of each peer. The first run of each, which compiles, is not counted.
             Default 5.
+        device: str, as in `tfbn.devices.find_device`. Default "auto": the first GPU, else the CPU. Peers
+            that are not installed for it, or need XLA where that fails, are left out.
         on_run: function that is told the name of each run. Default None.
 
     Returns:
@@ -34,7 +39,8 @@ def solver(steps=STEPS_AN_EPOCH, repeats=5, on_run=None):
         ours), `loss` (mean over its last run, both nets); and where they come from.
 
     Raises:
-        ValueError: `steps` or `repeats` is below 1 or over an epoch.
+        ValueError: `steps` or `repeats` is below 1 or over an epoch, or there is no such
+            device, or none that trains.
     """
     if not 1 <= steps <= STEPS_AN_EPOCH or repeats < 1:
         raise ValueError(
@@ -45,20 +51,25 @@ def solver(steps=STEPS_AN_EPOCH, repeats=5, on_run=None):
     x = rng.random([EXAMPLES, INPUTS], dtype="float32")
     y = np.argmax((x - 0.5) @ rng.normal(size=[INPUTS, CLASSES]), axis=1).astype("int32")
     order = rng.permutation(EXAMPLES)[: steps * BATCH_SIZE].astype("int32")
-    peers = {
-        "tfbn": _ours(x, y, order),
-        "keras.Model.fit": _keras(x, y, order),
-        "keras.Model.fit, XLA, 200 steps a call": _keras(
-            x, y, order, jit_compile=True, steps_per_execution=200
-        ),
-    }
-    if bench.installed("torch"):
-        peers["PyTorch eager, fused Adam"] = _torch(x, y, order)
-    if bench.installed("jax"):
-        peers["JAX scan"] = _jax(x, y, order, a_thread_each=False)
-        peers["JAX scan, a thread for each net"] = _jax(x, y, order, a_thread_each=True)
+    device = find_device(device)
+    with tf.device(device):
+        peers = {
+            "tfbn": _ours(x, y, order, device),
+            # On a GPU, Keras would take XLA unasked.
+            "keras.Model.fit": _keras(x, y, order, jit_compile=False),
+        }
+        if xla_works(device):
+            peers["keras.Model.fit, XLA, 200 steps a call"] = _keras(
+                x, y, order, jit_compile=True, steps_per_execution=200
+            )
+        torch_device, jax_device = bench.torch_device(device), _jax_device(device)
+        if torch_device is not None:
+            peers["PyTorch eager, fused Adam"] = _torch(x, y, order, torch_device)
+        if jax_device is not None:
+            peers["JAX scan"] = _jax(x, y, order, jax_device, a_thread_each=False)
+            peers["JAX scan, a thread for each net"] = _jax(x, y, order, jax_device, a_thread_each=True)
 
-    times, losses = bench.alternate(peers, repeats, on_run=on_run)
+        times, losses = bench.alternate(peers, repeats, on_run=on_run)
     times = {name: [seconds / steps * 1e6 for seconds in runs] for name, runs in times.items()}
     rows = []
     for name in peers:
@@ -74,7 +85,7 @@ def solver(steps=STEPS_AN_EPOCH, repeats=5, on_run=None):
                 "loss": losses[name],
             }
         )
-    return {"rows": rows, "steps": steps, "repeats": repeats, **bench.provenance()}
+    return {"rows": rows, "steps": steps, "repeats": repeats, **bench.provenance(device)}
 
 
 def table(result):
@@ -92,20 +103,24 @@ def table(result):
     return "\n".join(lines)
 
 
-def _both(run):
+def _both(run, threads=2):
     """A function that runs both nets, a thread each, and gives their mean loss."""
-    pool = concurrent.futures.ThreadPoolExecutor(2)
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
     return lambda: float(np.mean(list(pool.map(run, (True, False)))))
 
 
-def _ours(x, y, order):
+def _ours(x, y, order, device):
     solvers = {}
     arrays = None
     for batchnorm in (True, False):
         model = Model(INPUTS, CLASSES, (WIDTH, WIDTH), use_batchnorm=batchnorm, seed=0)
-        solvers[batchnorm] = Solver(model, "adam", LEARNING_RATE, device="cpu")
+        solvers[batchnorm] = Solver(model, "adam", LEARNING_RATE, device=device)
         arrays = solvers[batchnorm].prepare(arrays) if arrays else solvers[batchnorm].prepare(x, y)
-    return _both(lambda batchnorm: solvers[batchnorm].train_epoch(arrays, order, BATCH_SIZE)["loss"])
+
+    def run(batchnorm):
+        return solvers[batchnorm].train_epoch(arrays, order, BATCH_SIZE)["loss"]
+
+    return _both(run, threads=2 if device.startswith("cpu") else 1)  # As `tfbn.compare` does.
 
 
 def _keras(x, y, order, **compile_options):
@@ -131,7 +146,7 @@ def _keras(x, y, order, **compile_options):
     return run
 
 
-def _torch(x, y, order):
+def _torch(x, y, order, device):
     import torch
     from torch import nn
 
@@ -142,11 +157,11 @@ def _torch(x, y, order):
             layers += [nn.BatchNorm1d(WIDTH, eps=1e-3, momentum=0.01)] if batchnorm else []
             layers += [nn.ReLU()]
             width = WIDTH
-        return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES))
+        return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES)).to(device)
 
     nets = [net(True), net(False)]
     optimizers = [torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True) for model in nets]
-    x, y, order = torch.from_numpy(x), torch.from_numpy(y).long(), torch.from_numpy(order)
+    x, y, order = (torch.from_numpy(array).to(device) for array in (x, y.astype("int64"), order))
 
     def run():
         total = 0.0
@@ -163,7 +178,21 @@ def _torch(x, y, order):
     return run
 
 
-def _jax(x, y, order, a_thread_each):
+def _jax_device(device):
+    """JAX' own name for a device; None where there is no JAX, or none that knows the device."""
+    if not bench.installed("jax"):
+        return None
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Else it takes most of a GPU's memory.
+    import jax
+
+    kind, number = device.split(":")
+    try:
+        return jax.devices(kind)[0 if kind == "cpu" else int(number)]
+    except (RuntimeError, IndexError):
+        return None
+
+
+def _jax(x, y, order, device, a_thread_each):
     import jax
     from jax import numpy as jnp
 
@@ -179,7 +208,7 @@ def _jax(x, y, order, a_thread_each):
             parameters.append(layer)
         zeros = jax.tree.map(np.zeros_like, parameters)
         state = parameters, averages, zeros, zeros, 0.0
-        return jax.tree.map(lambda value: jnp.asarray(value, "float32"), state)
+        return jax.device_put(jax.tree.map(lambda value: jnp.asarray(value, "float32"), state), device)
 
     def loss_of(parameters, averages, inputs, labels):
         updated = []
@@ -217,7 +246,7 @@ def _jax(x, y, order, a_thread_each):
 
         return jax.lax.scan(step, states, batches)
 
-    x, y, batches = jnp.asarray(x), jnp.asarray(y), jnp.asarray(order.reshape(-1, BATCH_SIZE))
+    x, y, batches = jax.device_put((x, y, order.reshape(-1, BATCH_SIZE)), device)
 
     def train(states):
         states[:], losses = epoch(states, x, y, batches)

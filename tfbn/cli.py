@@ -24,6 +24,21 @@ for command in (*cli_experiments.COMMANDS, *cli_inference.COMMANDS):
     cli.add_command(command)
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
+def devices(as_json):
+    """What there is to train on, and whether XLA works there; and the versions."""
+    console = open_console(as_json)
+    with console.status("Loading TensorFlow"), hushed():
+        from tfbn import devices
+        from tfbn.history import to_json
+    with console.status("Trying the devices"), hushed():
+        found = devices.survey()
+    console.print(devices.table(found))
+    if as_json:
+        print(to_json(found))
+
+
 @cli.group()
 def bench():
     """How fast on this machine, beside the peers that are installed."""
@@ -32,15 +47,18 @@ def bench():
 @bench.command("solver")
 @click.option("--steps", default=1718, help="Steps a run; 1718 are an epoch.")
 @click.option("--repeats", default=5, help="Alternating runs, of which the median counts.")
+@click.option("--device", default="auto", help="auto, cpu, gpu, gpu:1, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-def bench_solver(steps, repeats, as_json):
+def bench_solver(steps, repeats, device, as_json):
     """One training step of both nets of `tfbn compare`: ours, Keras', PyTorch's and JAX'."""
     console = open_console(as_json)
     with console.status("Loading TensorFlow"), hushed():
         from tfbn import bench_solver
         from tfbn.history import to_json
     with console.status("Timing") as status, hushed():
-        result = bench_solver.solver(steps, repeats, on_run=lambda text: status.update(f"Timing {text}"))
+        result = bench_solver.solver(
+            steps, repeats, device, on_run=lambda text: status.update(f"Timing {text}")
+        )
     console.print(bench_solver.table(result))
     if as_json:
         print(to_json(result))
@@ -48,15 +66,16 @@ def bench_solver(steps, repeats, as_json):
 
 @bench.command("layer")
 @click.option("--repeats", default=7, help="Alternating runs, of which the median counts.")
+@click.option("--device", default="auto", help="auto, cpu, gpu, gpu:1, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-def bench_layer(repeats, as_json):
+def bench_layer(repeats, device, as_json):
     """One layer, training and inference: ours, Keras', PyTorch's, and a plain copy. Some two minutes."""
     console = open_console(as_json)
     with console.status("Loading TensorFlow"), hushed():
         from tfbn import bench_layer
         from tfbn.history import to_json
     with console.status("Timing") as status, hushed():
-        result = bench_layer.layer(repeats, on_case=lambda text: status.update(f"Timing {text}"))
+        result = bench_layer.layer(repeats, device, on_case=lambda text: status.update(f"Timing {text}"))
     console.print(bench_layer.table(result))
     if as_json:
         print(to_json(result))

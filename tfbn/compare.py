@@ -112,10 +112,11 @@ def compare(
     # A copy, because setting the learning rate must not change the caller's.
     own = isinstance(optimizer, keras.optimizers.Optimizer)
     template = make_optimizer(_copy(optimizer) if own else optimizer, learning_rate)
-    if isinstance(template, getattr(keras.optimizers, "ScheduleFreeAdamW", ())):
+    inner = getattr(template, "inner_optimizer", template)  # That within Keras' LossScaleOptimizer.
+    if isinstance(inner, getattr(keras.optimizers, "ScheduleFreeAdamW", ())):
         raise ValueError("ScheduleFreeAdamW starts from the weights of one model. Take another optimizer.")
     rates = [arm.learning_rate for arm in arms.values() if arm.learning_rate is not None]
-    if rates and not isinstance(template.get_config()["learning_rate"], float):
+    if rates and not isinstance(inner.get_config()["learning_rate"], float):
         raise ValueError(
             "Arms with a `learning_rate` of their own need one that is a number in `compare`, too."
         )

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tfbn.arrays import Data, as_classes, batch_order, check_examples
 from tfbn.checkpoints import Checkpoints, open_folder
-from tfbn.devices import describe_device, find_device, set_precision, suits_xla
+from tfbn.devices import choose_jit, describe_device, find_device, set_precision
 from tfbn.history import History, versions
 from tfbn.optimizers import describe_optimizer, make_optimizer
 from tfbn.streams import Stream, batched, joined
@@ -114,7 +114,7 @@ class Solver:
             raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
         self.model = model
         self.device = find_device(device)
-        self.jit = suits_xla(model, self.device) if jit == "auto" else jit
+        self.jit = choose_jit(model, self.device, jit)
         if precision is not None:
             set_precision(model, precision)
         self._labels_are_classes = loss is None
