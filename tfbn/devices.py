@@ -20,6 +20,14 @@ CONVOLUTIONS = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+POOLINGS = (
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.MaxPooling3D,
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.AveragePooling3D,
+)
 
 
 def find_device(name="auto"):
@@ -71,6 +79,14 @@ def suits_xla(model, device):
     # Keras offers no public way to the layers within layers.
     layers = model._flatten_layers()
     return not (device.startswith("cpu") and any(isinstance(one, CONVOLUTIONS) for one in layers))
+
+
+def takes_no_rows(model, device):
+    """Whether the model's layers can train on a batch without examples, as far as is known."""
+    windows = (*CONVOLUTIONS, *POOLINGS)
+    return not (
+        device.startswith("cpu") and any(isinstance(one, windows) for one in model._flatten_layers())
+    )
 
 
 def check_precision(precision):
