@@ -150,7 +150,7 @@ class Program:
                     on_record(record)
 
         def save(epoch_ends):
-            if folder is not None and not (epoch_ends and self._checkpoints.due()):
+            if folder is not None and (not epoch_ends or self._checkpoints.due()):
                 self._checkpoints.save(folder, {"begins": begins, "run": run})
 
         if run["epoch"] == 0:
