@@ -13,6 +13,7 @@ FLOORS = {
     "history": 0,
     "functional": 1,
     "devices": 1,
+    "replicas": 0,
     "checkpoints": 1,
     "optimizers": 0,
     "streams": 1,

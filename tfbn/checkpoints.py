@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn.history import read_json, write_json
+from tfbn.replicas import bytes_from_chief, from_chief, is_chief, workers
 
 # What training may spend on writing its state after each epoch, as a share of its time.
 SHARE = 0.1
@@ -41,6 +42,8 @@ class Checkpoints:
 
     Args:
         variables: list of `keras.Variable`, all that training changes.
+        strategy: of `tf.distribute`, whose chief alone reads and writes; the other workers, which have to
+            make the same calls, take from it what it restores. Default None.
 
     >>> import keras, tempfile
     >>> weight = keras.Variable([1.0, 2.0])
@@ -52,7 +55,8 @@ class Checkpoints:
     ({'epoch': 3}, [1.0, 2.0])
     """
 
-    def __init__(self, variables):
+    def __init__(self, variables, strategy=None):
+        self._variables, self._strategy = variables, strategy
         self._record = _Record()
         self._checkpoint = tf.train.Checkpoint(
             record=self._record, variables=[variable.value for variable in variables]
@@ -69,6 +73,8 @@ class Checkpoints:
 
         Where that fails, because the disk is full, say, it warns once, and what was written before stays.
         """
+        if not is_chief(self._strategy):
+            return
         start = time.perf_counter()
         self._record.content = record
         number = max(_checkpoints(folder), default=0) + 1
@@ -99,6 +105,17 @@ class Checkpoints:
         Returns:
             dict, the record; None if there is none.
         """
+        known = from_chief(self._strategy, lambda: self._restore(folder, suits))
+        if known is not None and workers(self._strategy) > 1:
+            content = b"".join(variable.numpy().tobytes() for variable in self._variables)
+            content = bytes_from_chief(self._strategy, content)
+            for variable in self._variables:
+                value = variable.numpy()
+                own, content = content[: value.nbytes], content[value.nbytes :]
+                variable.assign(np.frombuffer(own, value.dtype).reshape(value.shape))
+        return known
+
+    def _restore(self, folder, suits):
         found = _checkpoints(folder)
         for number in sorted(found, reverse=True):
             try:

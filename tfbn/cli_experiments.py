@@ -100,6 +100,13 @@ def settings(shown=None):
             "--json", "as_json", is_flag=True, help="Print results.json alone on standard output."
         ),
         click.option(
+            "--strategy",
+            type=click.Choice(["none", "mirrored", "multiworker"]),
+            default="none",
+            show_default="none",
+            help="Split each batch over all GPUs here, or over the workers of TF_CONFIG.",
+        ),
+        click.option(
             "--quick", is_flag=True, help="A look in a minute or less; what is given still holds."
         ),
     ]
@@ -145,7 +152,7 @@ def _find(name):
         raise click.UsageError(str(error)) from None
 
 
-def _run(name, out, resume, no_fallback, as_json, quick, **given):
+def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
     source = click.get_current_context().get_parameter_source
     given = {key: value for key, value in given.items() if source(key) is not ParameterSource.DEFAULT}
     given["fallback"] = not no_fallback
@@ -158,31 +165,56 @@ def _run(name, out, resume, no_fallback, as_json, quick, **given):
         from absl import logging as absl_logging
 
         from tfbn.comparison import Comparison, check_destination
+        from tfbn.replicas import check_tf_config, from_chief, is_chief, make_strategy
 
         absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns of every set that is not prepared yet.
         # A program is traced for each network, of which TensorFlow warns.
         logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
-    out, state = _places(name, out, resume)
-    if resume and out.exists() and not (result := Comparison.load(out)).about["interrupted"]:
+    if strategy == "multiworker":
+        check_tf_config(os.environ.get("TF_CONFIG"))
+        console.print("Waiting for the workers of TF_CONFIG")
+    with hushed():
+        strategy = make_strategy(strategy)
+    console.quiet = not is_chief(strategy)  # What there is to say the chief says.
+
+    def find_places():
+        found, state = _places(name, out, resume)
+        finished = resume and found.exists() and not Comparison.load(found).about["interrupted"]
+        if not finished:
+            check_destination(found, replace=resume)
+            if state.exists() and not resume:
+                raise ValueError(f"{state} holds a run that was cut off. Add --resume, or remove it.")
+        return str(found), str(state), finished
+
+    *places, finished = from_chief(strategy, find_places)
+    out, state = map(Path, places)
+    if finished and is_chief(strategy):
         console.print(f"Nothing to go on with: the run in {out} was finished.\n")
-        return _end(console, result, state, as_json)
-    check_destination(out, replace=resume)
-    if state.exists() and not resume:
-        raise click.UsageError(f"{state} holds a run that was cut off. Add --resume, or remove it.")
+        return _end(console, Comparison.load(out), state, as_json)
+    if finished:
+        return 0
     try:
-        result = _train(console, recipe, name, quick, given, state)
+        result = _train(console, recipe, name, quick, given, state, strategy)
     except KeyboardInterrupt:
         if not _holds_checkpoints(state):
             raise
         console.print(f"Interrupted. What was done is in {state}: --resume goes on from there.")
         return exit_code()
     finally:
-        if not _holds_checkpoints(state):
+        if is_chief(strategy) and not _holds_checkpoints(state):
             shutil.rmtree(state, ignore_errors=True)
-    console.print()
-    return _end(
-        console, result, state, as_json, lambda: _save(console, result, out, recipe.models, replace=resume)
-    )
+
+    def end():
+        console.print()
+        return _end(
+            console,
+            result,
+            state,
+            as_json,
+            lambda: _save(console, result, out, recipe.models, replace=resume),
+        )
+
+    return from_chief(strategy, end)  # The others wait until all is written.
 
 
 def _end(console, result, state, as_json, save=None):
@@ -214,20 +246,27 @@ def _holds_checkpoints(state):
     return any(state.rglob("ckpt-*.index"))
 
 
-def _train(console, recipe, name, quick, given, state):
+def _train(console, recipe, name, quick, given, state, strategy):
     """The comparison, with what it says on the way."""
     from tfbn import experiment
     from tfbn.devices import describe_device, find_device
+    from tfbn.replicas import describe_strategy, device_of
 
     resolved = recipe.resolve(quick, **given)
     with hushed():
-        device = find_device(resolved["device"])
+        device = find_device(resolved["device"]) if strategy is None else device_of(strategy)
     console.print(recipe.question)
 
     def on_data(data):
         sizes = "/".join(f"{len(split.y):,}" for split in data.splits().values())
         console.print(f"{data.title} from {data.source}: {sizes} to train/validate/test")
         console.print(f"Running on {describe_device(device)}")
+        if strategy is not None:
+            spread = describe_strategy(strategy)
+            replicas, workers = (
+                f"{spread[key]} {key[:-1] if spread[key] == 1 else key}" for key in ("replicas", "workers")
+            )
+            console.print(f"Each batch is split over {replicas} of {workers} ({spread['name']})")
 
     runs = resolved["seeds"] * (len(resolved["values"] or recipe.vary.values) if recipe.vary else 1)
     with _live(console, runs, resolved["epochs"], recipe.vary is not None) as on_epoch:
@@ -238,6 +277,7 @@ def _train(console, recipe, name, quick, given, state):
             on_epoch=on_epoch,
             command=shlex.join(["tfbn", *sys.argv[1:]]),
             checkpoint_dir=state,
+            strategy=strategy,
             **given,
         )
 

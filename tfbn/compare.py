@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import operator
 import os
@@ -24,6 +25,7 @@ from tfbn.history import versions
 from tfbn.observers import OBSERVERS
 from tfbn.optimizers import describe_optimizer, make_optimizer
 from tfbn.programs import Plan, Program, lag, new_run, work
+from tfbn.replicas import check_strategy, describe_strategy, device_of, from_chief, scope
 from tfbn.solver import check_batch_size
 
 
@@ -47,6 +49,7 @@ def compare(
     on_epoch=None,
     command=None,
     checkpoint_dir=None,
+    strategy=None,
 ):
     """Train several networks side by side: the same batches in the same order, over several seeds.
 
@@ -84,6 +87,9 @@ def compare(
         checkpoint_dir: path of a folder for the state of the training. A comparison that finds its own
             there goes on from it, to the result that it would have had, to the last bit. A checkpoint
             is written after each epoch, or as often as takes a tenth of the time. Default None: none.
+        strategy: as in `Solver`, over whose replicas each batch is split; arms are built in its scope.
+            Several workers have to make the same call. All come to the same records and models, which
+            are ordinary ones; the chief alone writes checkpoints. Default None: one device.
 
     Returns:
         `Comparison`, with `table`, `verdict`, `plot`, `save` and the trained `models`. At Ctrl-C it holds
@@ -93,6 +99,7 @@ def compare(
     Raises:
         ValueError, TypeError: an argument is outside what is allowed, or `checkpoint_dir` holds the state
             of another comparison; before anything is trained.
+        ConnectionError: another worker is gone.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=[200, 4])
@@ -108,7 +115,12 @@ def compare(
     arms = check_arms(arms)
     seeds, batch_size = _check(data, epochs, batch_size, steps_per_epoch, seeds, precision, observe)
     _check_drawn(vary, reach)
-    device = find_device(device)
+    if strategy is None:
+        place_of = device = find_device(device)
+        place = functools.partial(tf.device, device)
+    else:
+        check_strategy(strategy, device, jit)
+        place_of, place = device_of(strategy), functools.partial(scope, strategy)
     # A copy, because setting the learning rate must not change the caller's.
     own = isinstance(optimizer, keras.optimizers.Optimizer)
     template = make_optimizer(_copy(optimizer) if own else optimizer, learning_rate)
@@ -130,7 +142,11 @@ def compare(
         "loss": loss if isinstance(loss, str | None) else type(loss).__name__,
         "precision": precision or "as built",
     }
-    where = {"versions": versions(), "device": describe_device(device)}
+    where = {
+        "versions": versions(),
+        "device": describe_device(place_of),
+        "strategy": describe_strategy(strategy),
+    }
     if checkpoint_dir is not None:
         checkpoint_dir = Path(checkpoint_dir)
         facts = {
@@ -142,15 +158,15 @@ def compare(
             "observe": list(observe),
             "arms": {name: [arm.series, arm.value, arm.learning_rate] for name, arm in arms.items()},
         }
-        command = open_folder(checkpoint_dir, facts)["command"]
+        command = from_chief(strategy, lambda: open_folder(checkpoint_dir, facts))["command"]
     runs, kept = {}, {}
     programs, arrays, built = {}, {}, weakref.WeakSet()
     stop, recording = threading.Event(), threading.Lock()
     plan = Plan(epochs, batch_size, steps_per_epoch, checkpoint_dir)
 
-    def build(arm, seed):
+    def build(arm, seed, place=place):
         keras.utils.set_random_seed(seed)
-        with tf.device(device):  # Models create their variables here.
+        with place():  # Models create their variables here.
             model = arms[arm].build()
         if not isinstance(model, keras.Model):
             raise TypeError(f"Arm {arm!r} must return a keras.Model. Received: {model!r}.")
@@ -180,14 +196,16 @@ def compare(
         for arm, model in fresh.items():
             key = arms[arm].program or arm
             if key not in programs:
-                with tf.device(device):
+                with place():
                     own = _copy(template)
-                options = dict(loss=loss, jit=jit, device=device, precision=precision)
+                options = dict(loss=loss, jit=jit, device=device, precision=precision, strategy=strategy)
                 # The values of the first arm, which trains first in it, are still there then.
                 programs[key] = Program(model, own, data, arrays, observe, **options)
             programs[key].check(arm, model)
         jobs = [(programs[arms[arm].program or arm], (arm, seed, fresh[arm])) for arm in arms]
-        work(jobs, train, min(len(programs), os.cpu_count()) if device.startswith("cpu") else 1, stop)
+        # Replicas meet in one order: one program at a time.
+        together = strategy is None and device.startswith("cpu")
+        work(jobs, train, min(len(programs), os.cpu_count()) if together else 1, stop)
         if stop.is_set():
             break
 
@@ -203,9 +221,12 @@ def compare(
             raise KeyboardInterrupt
         warnings.warn(f"Interrupted: kept {len(records)} epochs, all arms and seeds counted.", stacklevel=2)
     models = {}
-    for arm, (_, fresh, values) in kept.items():
+    for arm, (run, fresh, values) in kept.items():
+        if strategy is not None:  # An ordinary model, which needs no strategy to be saved or called.
+            fresh = build(arm, run["seed"], functools.partial(tf.device, place_of))
+            fresh(keras.KerasTensor((None, *data.input_shape)))  # One that waits for its input is built.
         shared = list(program_of.values()).count(program_of[arm]) > 1
-        models[arm] = program_of[arm].model(values, fresh if shared else None)
+        models[arm] = program_of[arm].model(values, fresh if shared or strategy is not None else None)
         if precision is not None:
             set_precision(models[arm], precision)
 

@@ -27,6 +27,14 @@ CONVOLUTIONS = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+POOLINGS = (
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.MaxPooling3D,
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.AveragePooling3D,
+)
 
 
 def find_device(name="auto"):
@@ -304,6 +312,14 @@ def table(found):
     for name, version in found["versions"].items():
         lines.append(f"{name:<21}{version}{built if name == 'tensorflow' else ''}")
     return "\n".join(lines)
+
+
+def takes_no_rows(model, device):
+    """Whether the model's layers can train on a batch without examples, as far as is known."""
+    windows = (*CONVOLUTIONS, *POOLINGS)
+    return not (
+        device.startswith("cpu") and any(isinstance(one, windows) for one in model._flatten_layers())
+    )
 
 
 def check_precision(precision):

@@ -11,6 +11,7 @@ from tfbn.devices import check_precision, find_device
 from tfbn.models import Model, as_initializer
 from tfbn.optimizers import make_optimizer
 from tfbn.recipes import find
+from tfbn.replicas import check_strategy
 
 # The settings that go on to `compare`.
 COMPARED = (
@@ -20,14 +21,23 @@ COMPARED = (
 SERIES = {"batchnorm": True, "plain": False}
 
 
-def run(name, quick=False, on_data=None, on_epoch=None, command=None, checkpoint_dir=None, **settings):
+def run(
+    name,
+    quick=False,
+    on_data=None,
+    on_epoch=None,
+    command=None,
+    checkpoint_dir=None,
+    strategy=None,
+    **settings,
+):
     """Run one of the classic experiments.
 
     Args:
         name: str, a recipe, such as "side-by-side"; `tfbn.recipes.RECIPES` has all.
         quick: bool, whether to take the settings of a quick look. Default False.
         on_data: function that is called with the `Data`, before training. Default None.
-        on_epoch, command, checkpoint_dir: as in `compare`.
+        on_epoch, command, checkpoint_dir, strategy: as in `compare`.
         settings: what to change of the recipe's settings: dataset, data_dir, fallback, train_size,
             validation_size, pooled, binary, centered (see `tfbn.data.load`); hidden, depth, conv_filters,
             activation, initializer, norm_position, batchnorm_options, dropout, weight_decay (see
@@ -49,6 +59,8 @@ def run(name, quick=False, on_data=None, on_epoch=None, command=None, checkpoint
     recipe = find(name)
     settings = recipe.resolve(quick, **settings)
     check(recipe.vary, settings)
+    if strategy is not None:
+        check_strategy(strategy, settings["device"])
     data = load(settings)
     if (data.classes == 0) != (settings["loss"] is not None):
         raise ValueError(
@@ -67,6 +79,7 @@ def run(name, quick=False, on_data=None, on_epoch=None, command=None, checkpoint
         on_epoch=on_epoch,
         command=command,
         checkpoint_dir=checkpoint_dir,
+        strategy=strategy,
         **{name: settings[name] for name in COMPARED if name in settings},
     )
     about = {key: getattr(recipe, key) for key in ("question", "source", "expected", "cost")}

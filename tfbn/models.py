@@ -6,6 +6,7 @@ import random
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfbn.layers import BatchNormalization
 
@@ -33,7 +34,9 @@ class Model(keras.Model):
         norm_position: where the norm stands: "before_activation" (default; section 3.2 of the
             paper), "after_activation", or "input", which is ahead of every dense or convolutional
             layer, the last included.
-        batchnorm_options: dict of arguments for every `BatchNormalization`. Default None.
+        batchnorm_options: dict of arguments for every `BatchNormalization`. Default None. In the scope of a
+            `tf.distribute` strategy of several replicas ``synchronized=True`` is added where nothing was
+            said of it, so that they train as one device does with the whole batch.
         kernel_initializer: a Keras initializer, its name, or a float: the standard deviation of a
             normal distribution. An initializer's own seed gives way to one for each layer. Default
             "glorot_uniform", as in Keras.
@@ -114,6 +117,10 @@ class Model(keras.Model):
             seed = random.randrange(2**31)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"`seed` must be an integer, 0 or more, or None. Received: seed={seed!r}.")
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            options = batchnorm_options or {}
+            if options.get("virtual_batch_size") is None:
+                batchnorm_options = {"synchronized": True, **options}
         dtype = keras.dtype_policies.get(dtype)
         initializer = as_initializer(kernel_initializer)
         activation = keras.activations.get(activation)

@@ -99,13 +99,14 @@ class Program:
         data: `Data`.
         arrays: dict, empty or as another program on the device filled it: the splits as `Arrays`.
         observe: names of OBSERVERS.
-        loss, jit, device, precision: as in `Solver`.
+        loss, jit, device, precision, strategy: as in `Solver`.
     """
 
-    def __init__(self, model, optimizer, data, arrays, observe, *, loss, jit, device, precision):
+    def __init__(self, model, optimizer, data, arrays, observe, *, loss, jit, device, precision, strategy):
         self.signature = signature(model)
         self.metrics = ("accuracy",) if data.classes else ()
-        self.solver = Solver(model, optimizer, None, loss, self.metrics, jit, device, precision)
+        options = dict(jit=jit, device=device, precision=precision, strategy=strategy)
+        self.solver = Solver(model, optimizer, None, loss, self.metrics, **options)
         # The first program puts the arrays on the device, the others share them.
         for name, split in data.splits().items():
             given = (arrays[name],) if name in arrays else split
@@ -119,7 +120,7 @@ class Program:
         }
         self._observed = x
         self._variables = [*model.variables, *model.optimizer.variables]
-        self._checkpoints = Checkpoints(self._variables)
+        self._checkpoints = Checkpoints(self._variables, strategy)
 
     def train(self, run, fresh, learning_rate, plan, stop, on_record):
         """Train a run to its end, or to `stop`; from its checkpoint if there is one.
@@ -149,7 +150,7 @@ class Program:
                     on_record(record)
 
         def save(epoch_ends):
-            if folder is not None and not (epoch_ends and self._checkpoints.due()):
+            if folder is not None and (not epoch_ends or self._checkpoints.due()):
                 self._checkpoints.save(folder, {"begins": begins, "run": run})
 
         if run["epoch"] == 0:

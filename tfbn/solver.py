@@ -13,9 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbn import replicas
 from tfbn.arrays import Data, as_classes, batch_order, check_examples
 from tfbn.checkpoints import Checkpoints, open_folder
-from tfbn.devices import choose_jit, describe_device, find_device, set_precision
+from tfbn.devices import choose_jit, describe_device, find_device, set_precision, takes_no_rows
 from tfbn.history import History, versions
 from tfbn.optimizers import describe_optimizer, make_optimizer
 from tfbn.streams import Stream, batched, joined
@@ -63,14 +64,24 @@ class Solver:
             if TensorFlow sees one, else the CPU. The model has to live there.
         precision: "float32", "mixed_float16" or "mixed_bfloat16", a Keras dtype policy for all layers
             of the model. Default None: the layers' own.
+        strategy: `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy`, over whose replicas
+            each batch is split (see `tfbn.replicas`); the result is that of one device with the whole
+            batch, if the batch norm layers are `synchronized`, as those of a `tfbn.Model` that is built
+            in its scope are. The model and an `optimizer` that is no name have to be created within
+            ``with strategy.scope():``. There is no XLA then. Several workers have to make the same calls
+            with the same data; the chief alone writes checkpoints, and callbacks are called on each.
+            Default None: one device.
 
     Attributes:
-        model, device, jit: as above, `device` and `jit` as they were decided.
+        model, device, jit, strategy: as above, `device` and `jit` as they were decided.
 
     Raises:
         ValueError: an unknown optimizer, device or precision, with those that there are.
             Also a model of several inputs or outputs, or with a train_step of its own.
-        TypeError: `model` is no `keras.Model`.
+            And a model or optimizer that was not created in the strategy's scope, an optimizer that
+            clips or accumulates gradients, or a loss that is no mean, under a strategy.
+        TypeError: `model` is no `keras.Model`, or `strategy` none of those.
+        ConnectionError: from whatever trains or evaluates, when another worker is gone.
 
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
     >>> solver = Solver(model, optimizer="sgd", learning_rate=0.5)
@@ -91,6 +102,7 @@ class Solver:
         jit="auto",
         device="auto",
         precision=None,
+        strategy=None,
     ):
         if not isinstance(model, keras.Model):
             raise TypeError(
@@ -113,14 +125,22 @@ class Solver:
         if jit not in ("auto", True, False):
             raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
         self.model = model
-        self.device = find_device(device)
-        self.jit = choose_jit(model, self.device, jit)
+        self.strategy = strategy
+        if strategy is None:
+            self.device = find_device(device)
+            self.jit = choose_jit(model, self.device, jit)
+        else:
+            replicas.check_strategy(strategy, device, jit)
+            self.device, self.jit = replicas.device_of(strategy), False
         if precision is not None:
             set_precision(model, precision)
         self._labels_are_classes = loss is None
-        with tf.device(self.device):  # The metrics create their variables here.
+        with self._place():  # The metrics create their variables here.
+            optimizer = make_optimizer(optimizer, learning_rate)
+            if strategy is not None:
+                replicas.check_trainable(strategy, model, optimizer, loss)
             model.compile(
-                optimizer=make_optimizer(optimizer, learning_rate),
+                optimizer=optimizer,
                 loss=_cross_entropy(model) if loss is None else loss,
                 metrics=list(metrics),
             )
@@ -128,6 +148,10 @@ class Solver:
         self._initial_optimizer_state = None  # Known once `_compile_for` has built the variables.
         self._epoch = self._step = None
         self._evaluations = {}
+
+    def _place(self):
+        """Where variables are created and programs run."""
+        return tf.device(self.device) if self.strategy is None else replicas.scope(self.strategy)
 
     def train(self, x, y):
         """One step on one batch.
@@ -143,9 +167,9 @@ class Solver:
             ValueError: as in `fit`.
         """
         batch = self.prepare(x, y)
-        self.model.reset_metrics()
-        with tf.device(self.device):
-            logs = self._step(*batch)
+        self._reset_metrics()
+        with self._place():
+            logs = self._run_step(*batch)
         return float(logs["loss"])
 
     def evaluate(self, x, y=None, batch_size=None):
@@ -267,8 +291,9 @@ class Solver:
         history = History(about=self.about(batch_size=batch_size, seed=int(seed)))
         states = None
         if checkpoint_dir is not None:
-            states = Checkpoints([*self.model.variables, *self.model.optimizer.variables])
-            open_folder(checkpoint_dir, {**history.about, "shuffle": shuffle, "examples": examples})
+            states = Checkpoints([*self.model.variables, *self.model.optimizer.variables], self.strategy)
+            about = {**history.about, "shuffle": shuffle, "examples": examples}
+            replicas.from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about))
             known = states.restore(checkpoint_dir)
             if known is not None:
                 history.records = known["records"]
@@ -316,6 +341,7 @@ class Solver:
         """What a result should say of how it came about, as a dict."""
         return {
             "device": describe_device(self.device),
+            "strategy": replicas.describe_strategy(self.strategy),
             "jit": self.jit,
             "precision": (self.model.layers or [self.model])[-1].dtype_policy.name,
             "optimizer": describe_optimizer(self.model.optimizer),
@@ -379,7 +405,7 @@ class Solver:
                 as_classes(arrays.y.numpy(), classes)
         else:
             x, y = check_examples(x, y, classes)
-            with tf.device(self.device):
+            with self._place():
                 arrays = Arrays(tf.constant(x), tf.constant(y))
         self._compile_for(arrays)
         return arrays
@@ -395,11 +421,14 @@ class Solver:
         Returns:
             dict, the loss and the metrics averaged over the epoch.
         """
-        self.model.reset_metrics()
+        self._reset_metrics()
         return _floats(self._run_epoch(arrays, tf.constant(order, "int32"), batch_size))
 
     def _run_epoch(self, arrays, order, batch_size):
-        with tf.device(self.device):
+        with self._place():
+            if self.strategy is not None:
+                self._check_shards(min(batch_size, len(order) % batch_size or batch_size))
+                return self._epoch(*replicas.copies(self.strategy, arrays), order, batch_size)
             try:
                 return self._epoch(*arrays, order, batch_size)
             except tf.errors.OpError as error:
@@ -412,15 +441,31 @@ class Solver:
                 self._epoch = tf.function(self._epoch_steps)
                 return self._epoch(*arrays, order, batch_size)
 
+    def _run_step(self, x, y):
+        if self.strategy is not None:
+            self._check_shards(len(x))
+        return self._step(x, y)
+
+    def _check_shards(self, rows):
+        """Raise if a replica gets none of so many rows, and a layer cannot do with none."""
+        count = self.strategy.num_replicas_in_sync
+        if rows < count and not takes_no_rows(self.model, self.device):
+            raise ValueError(
+                f"A batch of {rows:,} leaves some of {count} replicas without a row, and TensorFlow's "
+                "convolutions and poolings cannot do with none on a CPU. Take another number of examples "
+                "or another batch size, so that every batch has a row for each."
+            )
+
     def finish(self):
         """What Keras does when training ends: an optimizer with ``use_ema`` puts its averages in place."""
-        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        with self._place():
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def _build(self, model, shape):
         """Create the weights of a model that waits for its first input to know its shape."""
         if self._classes is None or not model.built:
             self._input_shape = (None, *shape[1:])
-            with tf.device(self.device):
+            with self._place():
                 # A symbolic call: nothing is computed.
                 self._classes = model(keras.KerasTensor(self._input_shape)).shape[-1]
 
@@ -428,17 +473,30 @@ class Solver:
         """Create the variables and functions that need an example of the data, once."""
         if self._epoch is not None:
             return
-        with tf.device(self.device):
+        with self._place():
             self.model.optimizer.build(self.model.trainable_variables)
             # Keras creates the metrics' variables at their first update, which must not happen
             # inside of a compiled function.
-            self.model.test_step((arrays.x[:1], arrays.y[:1]))
-        self.model.reset_metrics()
+            if self.strategy is None:
+                self.model.test_step((arrays.x[:1], arrays.y[:1]))
+            else:  # A step would have to run on all replicas; Keras' fit calls this.
+                self.model._symbolic_build(data_batch=(arrays.x[:1], arrays.y[:1]))
+        self._reset_metrics()
         self._initial_optimizer_state = [v.numpy() for v in self.model.optimizer.variables]
         self._epoch = tf.function(self._epoch_steps, jit_compile=self.jit)
         self._step = tf.function(self._single_step, reduce_retracing=True)
+        self._evaluation_by_shards = tf.function(self._evaluation_on_replicas, reduce_retracing=True)
+
+    def _reset_metrics(self):
+        with self._place():
+            self.model.reset_metrics()
 
     def _evaluation(self, x, y, batch_size):
+        if self.strategy is not None:
+            self._check_shards(min(len(x), int(batch_size)))
+            spread = replicas.copies(self.strategy, (x, y))
+            sizes = tf.constant(len(x), "int64"), tf.cast(batch_size, "int64")
+            return self._evaluation_by_shards(*spread, *sizes)
         # Traced here for any number of examples: TensorFlow would warn where several solvers do.
         specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (x, y))
         if specs not in self._evaluations:
@@ -447,17 +505,34 @@ class Solver:
         return self._evaluations[specs](x, y, batch_size)
 
     def _single_step(self, x, y):
-        tf.autograph.experimental.do_not_convert(self.model.train_step)((x, y))
+        if self.strategy is None:
+            tf.autograph.experimental.do_not_convert(self.model.train_step)((x, y))
+        else:
+            replicas.train_step(self.strategy, self.model, x, y, tf.range(tf.shape(x)[0]))
         return self.model.get_metrics_result()
 
+    def _train_rows(self, x, y, rows):
+        if self.strategy is None:
+            own_step = tf.autograph.experimental.do_not_convert(self.model.train_step)
+            own_step((tf.gather(x, rows), tf.gather(y, rows)))
+        else:
+            replicas.train_step(self.strategy, self.model, x, y, rows)
+
     def _epoch_steps(self, x, y, order, batch_size):
-        train_step = tf.autograph.experimental.do_not_convert(self.model.train_step)
         steps, rest = divmod(order.shape[0], batch_size)
         batches = tf.reshape(order[: steps * batch_size], [steps, batch_size])
         for step in tf.range(steps):
-            train_step((tf.gather(x, batches[step]), tf.gather(y, batches[step])))
+            self._train_rows(x, y, batches[step])
         if rest:
-            train_step((tf.gather(x, order[-rest:]), tf.gather(y, order[-rest:])))
+            self._train_rows(x, y, order[-rest:])
+        return self.model.get_metrics_result()
+
+    def _evaluation_on_replicas(self, x, y, examples, batch_size):
+        # Batches of about one size, for no small rest to leave replicas without a row.
+        batches = -(-examples // batch_size)
+        for batch in tf.range(batches):
+            rows = tf.range(batch * examples // batches, (batch + 1) * examples // batches)
+            replicas.test_step(self.strategy, self.model, x, y, rows)
         return self.model.get_metrics_result()
 
     def _evaluation_steps(self, x, y, batch_size):
@@ -467,8 +542,8 @@ class Solver:
         return self.model.get_metrics_result()
 
     def _evaluate(self, arrays, batch_size=EVALUATION_BATCH_SIZE):
-        self.model.reset_metrics()
-        with tf.device(self.device):
+        self._reset_metrics()
+        with self._place():
             # A tensor, because every Python number would be traced anew.
             return _floats(self._evaluation(*arrays, tf.constant(batch_size)))
 
@@ -487,22 +562,23 @@ class Solver:
 
     def _train_dataset(self, dataset, steps):
         """One pass over a dataset, so many steps a call; what makes no whole call is a call a step."""
-        self.model.reset_metrics()
+        self._reset_metrics()
         for x, y, sizes in self._checked(dataset, steps):
             sizes = sizes.numpy()
             if len(sizes) == steps and (sizes == sizes[0]).all():
                 self._run_epoch((x, y), tf.range(len(x)), int(sizes[0]))
                 continue
-            with tf.device(self.device):
+            with self._place():
                 for batch in zip(tf.split(x, sizes), tf.split(y, sizes), strict=True):
-                    self._step(*batch)
-        return _floats(self.model.get_metrics_result())
+                    self._run_step(*batch)
+        with self._place():
+            return _floats(self.model.get_metrics_result())
 
     def _evaluate_dataset(self, dataset):
         self._open_dataset(dataset)
-        self.model.reset_metrics()
+        self._reset_metrics()
         for x, y, size in self._checked(dataset, steps=1):
-            with tf.device(self.device):
+            with self._place():
                 logs = self._evaluation(x, y, size[0])
         return _floats(logs)
 
