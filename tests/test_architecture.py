@@ -121,6 +121,7 @@ def test_imports_go_down_only(path):
         ("rich", {"cli_experiments", "cli_inference", "console"}),
         ("click", {"cli", "cli_experiments", "cli_inference"}),
         ("keras.src", set()),
+        ("pickle", set()),
         ("torch", {"bench", "bench_layer", "bench_solver"}),
         ("jax", {"bench_solver"}),
     ],

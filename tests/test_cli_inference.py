@@ -24,6 +24,9 @@ def folder(tmp_path_factory):
     tfbn.Model(784, 10, (8,), seed=0).save(folder / "model.keras")
     keras.Sequential([keras.Input([784]), keras.layers.Dense(2)]).save(folder / "plain.keras")
     tfbn.Model((8, 8, 1), 10, conv_filters=(2,), hidden_dims=(3,)).save(folder / "images.keras")
+    code = keras.layers.Lambda(lambda x: x + 1)  # The file holds its bytes, which loading would run.
+    stack = [keras.Input([784]), code, keras.layers.BatchNormalization()]
+    keras.Sequential(stack).save(folder / "code.keras")
     (folder / "text.keras").write_text("no model")
     with zipfile.ZipFile(folder / "zip.keras", "w") as archive:
         archive.writestr("a", "b")
@@ -74,6 +77,7 @@ BAD = [
     (["diagnose", "model.keras", "--out", "figure.jpg"], "must end in .png"),
     (["diagnose", "text.keras"], "text.keras is no .keras file"),
     (["diagnose", "zip.keras"], "zip.keras holds no model that Keras can read"),
+    (["diagnose", "code.keras"], "code.keras holds no model that Keras can read"),
     (["diagnose", "plain.keras"], "has no batch normalization layer"),
     (["diagnose", "images.keras"], "MODEL takes examples of the shape (8, 8, 1), MNIST"),
     (["diagnose", "model.keras", "--dataset", "mnits"], "Unknown data set 'mnits'"),

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from test_cli import COMMAND, OFFLINE, environment
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--data-dir", "nothing", "--epochs", 3, "--seeds", 2, "--hidden", 8, "--seed", 5]
 
 

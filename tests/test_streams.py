@@ -129,6 +129,7 @@ for count in (100_000, 1_000_000):
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(python):
     """3 GB of examples in hardly more than a tenth of them: the peak, in KiB."""
     few, many = map(int, python(MEMORY).split())

@@ -240,8 +240,7 @@ class Solver:
         Returns:
             `tfbn.history.History`, a record an epoch: epoch, loss and accuracy averaged over the epoch's
             steps, val_loss and val_accuracy after it, seconds (of training; those of the first epoch
-            include compiling). It ends early at a loss that is no
-            number and at Ctrl-C, with a warning.
+            include compiling). It ends early at a loss that is no number and at Ctrl-C, with a warning.
 
         Raises:
             ValueError: shapes that do not fit; labels outside the classes; NaN or infinity in `x`; a
