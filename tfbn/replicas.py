@@ -201,7 +201,7 @@ def train_step(strategy, model, x, y, rows):
 
 
 @tf.autograph.experimental.do_not_convert
-def test_step(strategy, model, x, y, rows):
+def evaluation_step(strategy, model, x, y, rows):
     """Keras' own test_step on the `rows`; its metrics weigh each replica by its rows."""
 
     def step(x, y):

@@ -531,7 +531,7 @@ class Solver:
         batches = -(-examples // batch_size)
         for batch in tf.range(batches):
             rows = tf.range(batch * examples // batches, (batch + 1) * examples // batches)
-            replicas.test_step(self.strategy, self.model, x, y, rows)
+            replicas.evaluation_step(self.strategy, self.model, x, y, rows)
         return self.model.get_metrics_result()
 
     def _evaluation_steps(self, x, y, batch_size):
