@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tfbn
+from tfbn import checkpoints
 from tfbn.checkpoints import Checkpoints, digest, open_folder
 
 
@@ -172,6 +173,48 @@ def test_a_comparison_goes_on_to_the_same_end(whole, blobs, tmp_path, after):
         whole.models["plain"].optimizer.variables, resumed.models["plain"].optimizer.variables, strict=True
     ):
         np.testing.assert_array_equal(one, two)
+
+
+def test_no_epoch_is_lost_but_the_one_in_progress(blobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SHARE", 1)  # However little time an epoch takes.
+    done = []
+
+    def on_epoch(record):
+        if len(done) == 6:
+            raise Killed
+        done.append((record["arm"], record["seed"], record["epoch"]))
+
+    arms = {"only": build()}
+    with pytest.raises(Killed):
+        tfbn.compare(arms, blobs, **SETTINGS, checkpoint_dir=tmp_path, on_epoch=on_epoch)
+    trained = []
+    train_epoch = tfbn.Solver.train_epoch
+
+    def counted(*arguments):
+        trained.append(arguments)
+        return train_epoch(*arguments)
+
+    monkeypatch.setattr(tfbn.Solver, "train_epoch", counted)
+    tfbn.compare(arms, blobs, **SETTINGS, checkpoint_dir=tmp_path)
+    assert len(trained) == SETTINGS["epochs"] * SETTINGS["seeds"] - len(done)
+
+
+def test_writing_takes_its_share_of_the_time_and_no_more(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: now[0])
+    states = Checkpoints([keras.Variable(np.zeros(3))])
+    assert states.due(), "the first"
+    save = checkpoints.tf.train.CheckpointManager.save
+
+    def slowly(*arguments, **options):
+        now[0] += 2
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(checkpoints.tf.train.CheckpointManager, "save", slowly)
+    states.save(tmp_path, {})
+    for passed, due in ((0, False), (17, False), (19, True)):
+        now[0] = 2 + passed
+        assert states.due() == due
 
 
 def test_finished_it_trains_no_more(whole, blobs, tmp_path, monkeypatch):

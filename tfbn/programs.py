@@ -32,6 +32,7 @@ def signature(model):
     Models of different signatures cannot be trained by one program. None for a model whose configuration
     does not tell: layers and functions of one's own, and layers that were adapted to data.
 
+    >>> import keras
     >>> narrow, wide = (keras.Sequential([keras.Input([2]), keras.layers.Dense(n)]) for n in (3, 4))
     >>> signature(narrow) == signature(wide)
     False
@@ -264,6 +265,7 @@ def lag(model, steps):
 
     is what they still hold of their start, and what keeps a network from its accuracy in inference.
 
+    >>> import keras
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.BatchNormalization()])
     >>> lag(model, steps=100)[:80]
     'after 100 steps at a momentum of 0.99 moving averages still hold 37 % of their s'
