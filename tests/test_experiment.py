@@ -30,7 +30,7 @@ def no_network(monkeypatch):
 @pytest.fixture
 def without_xla(monkeypatch):
     """XLA takes longer to compile these networks than they train; comparisons are tested with it."""
-    monkeypatch.setattr("tfbn.solver.suits_xla", lambda *_: False)
+    monkeypatch.setattr("tfbn.solver.choose_jit", lambda *_: False)
 
 
 @pytest.mark.parametrize("name", RECIPES)
