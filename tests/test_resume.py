@@ -73,6 +73,8 @@ def test_killed_twice_it_comes_to_the_same_end(tmp_path, whole):
     command = ("compare", *OPTIONS, "--out", "run")
     for text in ("seed 5 epoch  2", "seed 6 epoch  2"):
         process = start(tmp_path, *command, "--resume")
+        if text == "seed 5 epoch  2":
+            wait_for(process, "Nothing was cut off: it begins anew.")
         wait_for(process, text)
         process.send_signal(signal.SIGKILL)
         assert finish(process)[0] == -signal.SIGKILL

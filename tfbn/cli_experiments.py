@@ -188,6 +188,8 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
 
     *places, finished = from_chief(strategy, find_places)
     out, state = map(Path, places)
+    if resume and not finished and not state.exists():
+        console.print("Nothing was cut off: it begins anew.")
     if finished and is_chief(strategy):
         console.print(f"Nothing to go on with: the run in {out} was finished.\n")
         return _end(console, Comparison.load(out), state, as_json)
