@@ -74,6 +74,8 @@ FLOORS = {
     "inference.export": 6,
     "inference.from_torch": 4,
     "console": 0,
+    "signals": 0,
+    "signatures": 0,
     "cli_inference": 7,
     "cli_experiments": 7,
     "cli": 8,

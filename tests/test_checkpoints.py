@@ -241,6 +241,7 @@ def test_a_damaged_checkpoint_costs_epochs_and_no_more(whole, blobs, tmp_path):
         ({"epochs": 5}, "epochs was 4 and is 5"),
         ({"seeds": 3}, r"seeds was \[0, 1\] and is \[0, 1, 2\]"),
         ({"learning_rate": 0.5}, "learning_rate was 0.01 and is 0.5"),
+        ({"loss": keras.losses.SparseCategoricalCrossentropy()}, "loss was None and is"),
         ({"arms": {"plain": ARMS["plain"]}}, "arms.dropped was"),
     ],
 )
@@ -298,6 +299,26 @@ def test_fit_goes_on_to_the_same_end(blobs, tmp_path, optimizer):
         np.testing.assert_array_equal(one, two)
     with pytest.raises(ValueError, match="batch_size was 20 and is 10"):
         solver().fit(blobs, epochs=5, batch_size=10, checkpoint_dir=tmp_path)
+
+
+def test_fit_takes_no_other_training_for_its_own(blobs, tmp_path):
+    def fit(folder=tmp_path, data=blobs, loss=None, **options):
+        solver = tfbn.Solver(build(**{"seed": 1, **options})(), loss=loss, jit=False)
+        return solver.fit(*data.train, epochs=2, checkpoint_dir=folder)["loss"]
+
+    fit()
+    for change in ({"seed": 2}, {"activation": "tanh"}, {"use_batchnorm": False}):
+        with pytest.warns(UserWarning, match="and was left out"):
+            found = fit(**change)
+        assert found == fit(folder=None, **change), "as if there were no folder"
+        shutil.rmtree(tmp_path)
+        fit()
+    with pytest.raises(ValueError, match="data was"):
+        fit(data=tfbn.data.Data(*[(x[::-1], y[::-1]) for x, y in blobs.splits().values()]))
+    with pytest.raises(ValueError, match="loss"):
+        fit(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=False))
+    with pytest.raises(ValueError, match=r"holds a training of 2 epochs.*epochs=1"):
+        tfbn.Solver(build(seed=1)(), jit=False).fit(*blobs.train, epochs=1, checkpoint_dir=tmp_path)
 
 
 def test_fit_trains_on_where_more_epochs_are_asked_for(blobs, tmp_path):

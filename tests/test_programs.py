@@ -7,7 +7,7 @@ import pytest
 import tfbn
 from tfbn import programs
 from tfbn.arms import Arm
-from tfbn.programs import signature
+from tfbn.signatures import signature
 
 LAYERS = keras.layers
 

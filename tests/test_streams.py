@@ -87,6 +87,8 @@ def test_a_stream_is_shuffled_by_seed_and_epoch(blobs, stream):
     assert loss == again
     assert all((a == b).all() for a, b in zip(weights, same, strict=True))
     assert fit(seed=5)[0] != loss
+    tf.random.set_seed(8)  # Which must not matter.
+    assert fit(seed=4)[0] == loss
     orders = [
         [int(x) for x in batched(tf.data.Dataset.range(100), 100, seed, epoch).unbatch()]
         for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1))
@@ -106,6 +108,14 @@ def test_a_stream_that_was_cut_off_goes_on(stream, tmp_path):
     resumed = tfbn.Solver(net()).fit(stream, epochs=4, batch_size=20, checkpoint_dir=tmp_path)
     for name in ("loss", "accuracy", "val_loss"):
         assert resumed[name] == whole[name]
+
+
+def test_a_dataset_that_can_be_read_once_only(blobs):
+    batches = iter([tuple(split[:20] for split in blobs.train)] * 2)
+    spec = (tf.TensorSpec([None, 8], "float32"), tf.TensorSpec([None], "int32"))
+    once = tf.data.Dataset.from_generator(lambda: batches, output_signature=spec)
+    with pytest.raises(ValueError, match="begin anew each time"):
+        tfbn.Solver(net()).fit(once, epochs=3)
 
 
 def test_compare_wants_arrays(stream):

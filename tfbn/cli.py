@@ -9,7 +9,8 @@ import warnings
 import click
 
 from tfbn import cli_experiments, cli_inference
-from tfbn.console import end_as_by_interrupt, exit_code, hushed, open_console
+from tfbn.console import hushed, open_console
+from tfbn.signals import end_as_by_interrupt, exit_code
 
 
 @click.group(

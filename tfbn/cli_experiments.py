@@ -18,9 +18,10 @@ from click.core import ParameterSource
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tfbn.console import exit_code, hushed, open_console, undisturbed
+from tfbn.console import hushed, open_console
 from tfbn.recipes import RECIPES, find
 from tfbn.recipes.recipe import DEFAULTS
+from tfbn.signals import exit_code, undisturbed
 
 UNFINISHED = ".unfinished"
 
@@ -179,8 +180,13 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
 
     def find_places():
         found, state = _places(name, out, resume)
-        finished = resume and found.exists() and not Comparison.load(found).about["interrupted"]
-        if not finished:
+        there = resume and found.is_dir() and any(found.iterdir())
+        finished = there and not (about := Comparison.load(found).about)["interrupted"]
+        if finished:
+            known, given_ = about["recipe"] or {}, recipe.changed(recipe.resolve(quick, **given))
+            if (known.get("name"), known.get("changed")) != (name, given_):
+                raise ValueError(f"{found} holds a finished run of another recipe or other settings.")
+        else:
             check_destination(found, replace=resume)
             if state.exists() and not resume:
                 raise ValueError(f"{state} holds a run that was cut off. Add --resume, or remove it.")
@@ -195,18 +201,9 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
         return _end(console, Comparison.load(out), state, as_json)
     if finished:
         return 0
-    try:
-        result = _train(console, recipe, name, quick, given, state, strategy)
-    except KeyboardInterrupt:
-        if not _holds_checkpoints(state):
-            raise
-        console.print(f"Interrupted. What was done is in {state}: --resume goes on from there.")
-        return exit_code()
-    finally:
-        if is_chief(strategy) and not _holds_checkpoints(state):
-            shutil.rmtree(state, ignore_errors=True)
+    was_there = state.exists()
 
-    def end():
+    def end(result):
         console.print()
         return _end(
             console,
@@ -216,7 +213,17 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
             lambda: _save(console, result, out, recipe.models, replace=resume),
         )
 
-    return from_chief(strategy, end)  # The others wait until all is written.
+    try:
+        result = _train(console, recipe, name, quick, given, state, strategy)
+        return from_chief(strategy, lambda: end(result))  # The others wait until all is written.
+    except KeyboardInterrupt:
+        if not _holds_checkpoints(state):
+            raise
+        console.print(f"Interrupted. What was done is in {state}: --resume goes on from there.")
+        return exit_code()
+    finally:
+        if is_chief(strategy) and not was_there and not _holds_checkpoints(state):
+            shutil.rmtree(state, ignore_errors=True)
 
 
 def _end(console, result, state, as_json, save=None):
@@ -239,9 +246,13 @@ def _places(name, out, resume):
     """The folders for the results and for the state of the training until they are there."""
     unfinished = [path for path in Path("runs").glob(f"{name}-*{UNFINISHED}") if resume and not out]
     if unfinished:
-        out = str(max(unfinished, key=os.path.getmtime)).removesuffix(UNFINISHED)
+        out = str(max(unfinished, key=_last_written)).removesuffix(UNFINISHED)
     out = Path(out or time.strftime(f"runs/{name}-%Y%m%d-%H%M%S"))
     return out, out.with_name(out.name + UNFINISHED)
+
+
+def _last_written(state):
+    return max(map(os.path.getmtime, [state, *state.rglob("ckpt-*.index")]))
 
 
 def _holds_checkpoints(state):

@@ -23,7 +23,7 @@ from tfbn.comparison import Comparison
 from tfbn.devices import check_precision, describe_device, find_device, set_precision
 from tfbn.history import versions
 from tfbn.observers import OBSERVERS
-from tfbn.optimizers import describe_optimizer, make_optimizer
+from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.programs import Plan, Program, lag, new_run, work
 from tfbn.replicas import check_strategy, describe_strategy, device_of, from_chief, scope
 from tfbn.solver import check_batch_size
@@ -86,7 +86,8 @@ def compare(
         command: str, the command to note in the result. Default None.
         checkpoint_dir: path of a folder for the state of the training. A comparison that finds its own
             there goes on from it, to the result that it would have had, to the last bit. A checkpoint
-            is written after each epoch, or as often as takes a tenth of the time. Default None: none.
+            is written after each epoch, or as often as takes a tenth of the time. What a layer of one's own
+            keeps or draws outside of Keras' variables is not in it. Default None: none.
         strategy: as in `Solver`, over whose replicas each batch is split; arms are built in its scope.
             Several workers have to make the same call. All come to the same records and models, which
             are ordinary ones; the chief alone writes checkpoints. Default None: one device.
@@ -154,6 +155,7 @@ def compare(
             **where,
             "data": data.sha256,
             **settings,
+            "loss": describe_loss(loss),
             "jit": jit,
             "observe": list(observe),
             "arms": {name: [arm.series, arm.value, arm.learning_rate] for name, arm in arms.items()},
@@ -190,26 +192,30 @@ def compare(
         if values is not None and (run["finished"] or arm not in kept):
             kept[arm] = run, fresh, values
 
-    for seed in seeds:
-        # Built here, one after the other: the random state is the process's, and Keras' is the thread's.
-        fresh = {arm: build(arm, seed) for arm in arms}
-        for arm, model in fresh.items():
-            key = arms[arm].program or arm
-            if key not in programs:
-                with place():
-                    own = _copy(template)
-                options = dict(loss=loss, jit=jit, device=device, precision=precision, strategy=strategy)
-                # The values of the first arm, which trains first in it, are still there then.
-                programs[key] = Program(model, own, data, arrays, observe, **options)
-            programs[key].check(arm, model)
-        jobs = [(programs[arms[arm].program or arm], (arm, seed, fresh[arm])) for arm in arms]
-        # Replicas meet in one order: one program at a time.
-        together = strategy is None and device.startswith("cpu")
-        work(jobs, train, min(len(programs), os.cpu_count()) if together else 1, stop)
-        if stop.is_set():
-            break
+    try:
+        for seed in seeds:
+            # Built here, in turn: the random state is the process's, and Keras' is the thread's.
+            fresh = {arm: build(arm, seed) for arm in arms}
+            for arm, model in fresh.items():
+                key = arms[arm].program or arm
+                if key not in programs:
+                    with place():
+                        own = _copy(template)
+                    options = dict(
+                        loss=loss, jit=jit, device=device, precision=precision, strategy=strategy
+                    )
+                    # The values of the first arm, which trains first in it, are still there then.
+                    programs[key] = Program(model, own, data, arrays, observe, **options)
+                programs[key].check(arm, model)
+            jobs = [(programs[arms[arm].program or arm], (arm, seed, fresh[arm])) for arm in arms]
+            # Replicas meet in one order: one program at a time.
+            together = strategy is None and device.startswith("cpu")
+            work(jobs, train, min(len(programs), os.cpu_count()) if together else 1, stop)
+            if stop.is_set():
+                break
+    except KeyboardInterrupt:  # It came between two seeds.
+        stop.set()
 
-    program_of = {arm: programs[arms[arm].program or arm] for arm in arms}
     # In the order of seeds and arms, whichever was done first.
     done = [runs[seed, arm] for seed in seeds for arm in arms if (seed, arm) in runs]
     records, test, observations, diverged = (
@@ -220,6 +226,7 @@ def compare(
         if not records:
             raise KeyboardInterrupt
         warnings.warn(f"Interrupted: kept {len(records)} epochs, all arms and seeds counted.", stacklevel=2)
+    program_of = {arm: programs[arms[arm].program or arm] for arm in arms}
     models = {}
     for arm, (run, fresh, values) in kept.items():
         if strategy is not None:  # An ordinary model, which needs no strategy to be saved or called.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 
@@ -34,32 +33,3 @@ def hushed():
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def exit_code():
-    """What a command that a signal ended returns: 128 and the signal's number."""
-    return 128 + _received[-1] if _received else 130
-
-
-_received = []
-
-
-def end_as_by_interrupt():
-    """Let SIGTERM end a command as Ctrl-C does: in order."""
-
-    def interrupt(number, frame):
-        _received.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-
-
-@contextlib.contextmanager
-def undisturbed():
-    """Let neither Ctrl-C nor SIGTERM come in between."""
-    kept = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

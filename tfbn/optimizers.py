@@ -1,6 +1,8 @@
-"""Keras' optimizers by name."""
+"""Keras' optimizers by name; what a result says of them and of losses."""
 
 from __future__ import annotations
+
+import json
 
 import keras
 
@@ -53,3 +55,17 @@ def describe_optimizer(optimizer):
     if isinstance(config.get("learning_rate"), float):
         config["learning_rate"] = float(f"{config['learning_rate']:.7g}")  # It was kept in float32.
     return {"class_name": type(optimizer).__name__, "config": config}
+
+
+def describe_loss(loss):
+    """A loss in plain data: its name, or class and arguments as Keras serializes them.
+
+    >>> describe_loss("mse"), describe_loss(keras.losses.Huber(delta=2.0))["config"]["delta"]
+    ('mse', 2.0)
+    """
+    if isinstance(loss, keras.losses.Loss):
+        return {
+            "class_name": type(loss).__name__,
+            "config": json.loads(json.dumps(loss.get_config(), default=str)),
+        }
+    return loss if isinstance(loss, str | None) else f"{loss.__module__}.{loss.__qualname__}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import math
 import threading
 import time
@@ -17,63 +16,12 @@ from tfbn.arrays import batches
 from tfbn.checkpoints import Checkpoints, digest
 from tfbn.inference.batchnorms import KINDS
 from tfbn.observers import OBSERVERS
+from tfbn.signals import undisturbed
+from tfbn.signatures import signature
 from tfbn.solver import Solver
 
 OBSERVED_EXAMPLES = 1000
 LAG = 0.05  # of their start, what moving averages may hold before it is told
-# Where a configuration calls layers by their names, and what only a layer's configuration has.
-REFERENCES = ("keras_history", "input_layers", "output_layers")
-OF_LAYERS = {"trainable", "batch_shape", "inbound_nodes", "layers"}
-
-
-def signature(model):
-    """What a model's configuration says of its compiled program: its layers, less names and initial values.
-
-    Models of different signatures cannot be trained by one program. None for a model whose configuration
-    does not tell: layers and functions of one's own, and layers that were adapted to data.
-
-    >>> import keras
-    >>> narrow, wide = (keras.Sequential([keras.Input([2]), keras.layers.Dense(n)]) for n in (3, 4))
-    >>> signature(narrow) == signature(wide)
-    False
-    >>> other = keras.Sequential([keras.Input([2]), keras.layers.Dense(3, kernel_initializer="zeros")])
-    >>> signature(narrow) == signature(other)
-    True
-    """
-    if any(hasattr(layer, "adapt") for layer in model._flatten_layers()):
-        return None
-    try:
-        return json.dumps(_bare(json.loads(model.to_json()), {}))
-    except (
-        NotImplementedError,
-        TypeError,
-        ValueError,
-    ):  # Not all of it is Keras'.
-        return None
-
-
-def _bare(config, names):
-    """`config` without initial values, and with layers numbered in the order of their appearance."""
-    if isinstance(config, list):
-        return [_bare(item, names) for item in config]
-    if not isinstance(config, dict):
-        return config
-    if "module" in config and (config["module"] or "keras").split(".")[0] not in ("keras", "tfbn"):
-        raise ValueError(f"{config['class_name']} is not Keras'.")
-    if config.get("class_name") == "__lambda__":
-        raise ValueError("The configuration of a function does not tell what it refers to.")
-    called = ("name", *REFERENCES) if config.keys() & OF_LAYERS else REFERENCES
-    return {
-        key: _numbered(value, names) if key in called else _bare(value, names)
-        for key, value in config.items()
-        if key not in ("seed", "compile_config") and not key.endswith("_initializer")
-    }
-
-
-def _numbered(value, names):
-    if isinstance(value, list):
-        return [_numbered(item, names) for item in value]
-    return names.setdefault(value, len(names)) if isinstance(value, str) else value
 
 
 class Plan(NamedTuple):
@@ -154,7 +102,7 @@ class Program:
             if folder is not None and (not epoch_ends or self._checkpoints.due()):
                 self._checkpoints.save(folder, {"begins": begins, "run": run})
 
-        if run["epoch"] == 0:
+        if run["epoch"] == 0 and not run["observations"]:
             self._observe(run)
         while not run["finished"]:
             if stop.is_set():
@@ -331,6 +279,8 @@ def work(jobs, train, workers, stop):
             for worker in working:
                 worker.result()
         except KeyboardInterrupt:
-            stop.set()  # Leaving the pool waits for the epochs under way.
+            stop.set()
             with changed:
                 changed.notify_all()
+            with undisturbed():  # A second Ctrl-C must not cut off the epochs under way.
+                concurrent.futures.wait(working)

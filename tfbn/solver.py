@@ -15,10 +15,11 @@ import tensorflow as tf
 
 from tfbn import replicas
 from tfbn.arrays import Data, as_classes, batch_order, check_examples
-from tfbn.checkpoints import Checkpoints, open_folder
+from tfbn.checkpoints import Checkpoints, digest, open_folder
 from tfbn.devices import choose_jit, describe_device, find_device, set_precision, takes_no_rows
 from tfbn.history import History, versions
-from tfbn.optimizers import describe_optimizer, make_optimizer
+from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
+from tfbn.signatures import signature
 from tfbn.streams import Stream, batched, joined
 
 EVALUATION_BATCH_SIZE = 1000
@@ -291,12 +292,29 @@ class Solver:
         states = None
         if checkpoint_dir is not None:
             states = Checkpoints([*self.model.variables, *self.model.optimizer.variables], self.strategy)
-            about = {**history.about, "shuffle": shuffle, "examples": examples}
+            about = {
+                **history.about,
+                "shuffle": shuffle,
+                "loss": describe_loss(self.model.loss),
+                "metrics": self.model.metrics_names,
+                "validated": validation_data is not None,
+                "data": digest(arrays) if examples else str(x.element_spec),
+            }
             replicas.from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about))
-            known = states.restore(checkpoint_dir)
-            if known is not None:
+            variables = [*self.model.variables, *self.model.optimizer.variables]
+            before = [variable.numpy() for variable in variables]
+            known = states.restore(checkpoint_dir, lambda record: record["begins"] == self._begins)
+            if known is None:
+                for variable, value in zip(variables, before, strict=True):
+                    variable.assign(value)  # A damaged checkpoint may have set some.
+            else:
                 history.records = known["records"]
                 initial_epoch = epochs if known["stopped"] else history.records[-1]["epoch"]
+                if history.records[-1]["epoch"] > epochs:
+                    raise ValueError(
+                        f"{checkpoint_dir} holds a training of {history.records[-1]['epoch']} epochs. Ask "
+                        f"for as many or more. Received: epochs={epochs}."
+                    )
         # Keras' own list: it resolves logs, sets the model and its params, and adds the progress line.
         callbacks = keras.callbacks.CallbackList(
             callbacks,
@@ -320,7 +338,10 @@ class Solver:
                 history.records.append({"epoch": epoch, **logs, "seconds": seconds})
                 stopped = self.model.stop_training or not np.isfinite(logs["loss"])
                 if states is not None and (stopped or epoch == epochs or states.due()):
-                    states.save(checkpoint_dir, {"records": history.records, "stopped": stopped})
+                    states.save(
+                        checkpoint_dir,
+                        {"begins": self._begins, "records": history.records, "stopped": stopped},
+                    )
                 if not np.isfinite(logs["loss"]):
                     warnings.warn(
                         f"The loss of epoch {epoch} is {logs['loss']}: training ends there. A lower "
@@ -482,6 +503,7 @@ class Solver:
                 self.model._symbolic_build(data_batch=(arrays.x[:1], arrays.y[:1]))
         self._reset_metrics()
         self._initial_optimizer_state = [v.numpy() for v in self.model.optimizer.variables]
+        self._begins = digest(self.model.variables, str(signature(self.model)))
         self._epoch = tf.function(self._epoch_steps, jit_compile=self.jit)
         self._step = tf.function(self._single_step, reduce_retracing=True)
         self._evaluation_by_shards = tf.function(self._evaluation_on_replicas, reduce_retracing=True)
@@ -562,6 +584,7 @@ class Solver:
     def _train_dataset(self, dataset, steps):
         """One pass over a dataset, so many steps a call; what makes no whole call is a call a step."""
         self._reset_metrics()
+        sizes = None
         for x, y, sizes in self._checked(dataset, steps):
             sizes = sizes.numpy()
             if len(sizes) == steps and (sizes == sizes[0]).all():
@@ -570,6 +593,8 @@ class Solver:
             with self._place():
                 for batch in zip(tf.split(x, sizes), tf.split(y, sizes), strict=True):
                     self._run_step(*batch)
+        if sizes is None:
+            raise ValueError("The dataset gave no batch. It has to begin anew each time it is read.")
         with self._place():
             return _floats(self.model.get_metrics_result())
 

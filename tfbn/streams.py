@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfbn.arrays import check_examples
 
-BUFFER = 10_000  # examples, from which a shuffled stream draws
+BUFFER = 10_000  # examples in a row that a stream shuffles
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,27 @@ class Stream:
 def batched(dataset, batch_size, seed=None, epoch=0):
     """Batches of a dataset of examples; with a `seed` shuffled, by seed and epoch alone.
 
-    A shuffled example comes from the next 10,000, so that memory stays flat.
+    Each 10,000 examples in a row are shuffled among themselves, so that memory stays flat.
 
     >>> batches = batched(tf.data.Dataset.range(5), 2, seed=0)
     >>> [len(batch) for batch in batches]
     [2, 2, 1]
     """
-    if seed is not None:
-        dataset = dataset.shuffle(BUFFER, seed=seed * 1_000_003 + epoch)
-    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    if seed is None:
+        return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+    def shuffle(block, values):
+        # `Dataset.shuffle` would depend on TensorFlow's global seed, too.
+        own = tf.random.fold_in(tf.constant([seed, epoch], "int64"), block)
+        size = tf.shape(tf.nest.flatten(values)[0])[:1]
+        order = tf.argsort(tf.random.stateless_uniform(size, own))
+        return tf.nest.map_structure(lambda array: tf.gather(array, order), values)
+
+    def taken_apart(block, *values):
+        return shuffle(block, values if len(values) > 1 else values[0])
+
+    blocks = dataset.batch(BUFFER).enumerate().map(taken_apart)
+    return blocks.rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def joined(dataset, steps, classes):

@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM: how a command ends by them, and when it must not."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+
+
+def exit_code():
+    """What a command that a signal ended returns: 128 and the signal's number."""
+    return 128 + _received[-1] if _received else 130
+
+
+_received = []
+
+
+def end_as_by_interrupt():
+    """Let SIGTERM end a command as Ctrl-C does: in order."""
+
+    def interrupt(number, frame):
+        _received.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """Let neither Ctrl-C nor SIGTERM come in between, where they come to this thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
