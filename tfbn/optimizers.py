@@ -60,8 +60,9 @@ def describe_optimizer(optimizer):
 def describe_loss(loss):
     """A loss in plain data: its name, or class and arguments as Keras serializes them.
 
-    >>> describe_loss("mse"), describe_loss(keras.losses.Huber(delta=2.0))["config"]["delta"]
-    ('mse', 2.0)
+    >>> described = describe_loss(keras.losses.CategoricalCrossentropy(label_smoothing=0.1))
+    >>> described["config"]["label_smoothing"], describe_loss("mse")
+    (0.1, 'mse')
     """
     if isinstance(loss, keras.losses.Loss):
         return {
