@@ -287,17 +287,19 @@ def test_two_processes_equal_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_ends_the_others_with_a_message(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_worker_that_dies_ends_the_others_with_a_message(tmp_path, number):
     command = "-m tfbn compare --train-size 500 --epochs 2000 --seeds 1 --strategy multiworker --out out"
     chief, worker = start_workers(tmp_path, lambda index: shlex.split(command))
     try:
         for line in chief.stdout:
             if "epoch  2" in line:
                 break
-        worker.send_signal(signal.SIGKILL)
+        worker.send_signal(number)
         start = time.monotonic()
         _, errors = chief.communicate(timeout=120)
         assert time.monotonic() - start < 120
+        assert worker.wait(timeout=60) == (143 if number == signal.SIGTERM else -number)
         assert chief.returncode == 2
         assert errors.splitlines()[-1].startswith("Error: Another worker is gone")
         assert "Traceback" not in errors

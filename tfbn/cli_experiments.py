@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tfbn.console import hushed, open_console
 from tfbn.recipes import RECIPES, find
 from tfbn.recipes.recipe import DEFAULTS
-from tfbn.signals import exit_code, undisturbed
+from tfbn.signals import end_as_by_interrupt, exit_code, undisturbed
 
 UNFINISHED = ".unfinished"
 
@@ -176,6 +176,7 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
         console.print("Waiting for the workers of TF_CONFIG")
     with hushed():
         strategy = make_strategy(strategy)
+    end_as_by_interrupt()  # Again: TensorFlow's workers take SIGTERM for themselves.
     console.quiet = not is_chief(strategy)  # What there is to say the chief says.
 
     def find_places():

@@ -25,7 +25,7 @@ from tfbn.history import versions
 from tfbn.observers import OBSERVERS
 from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.programs import Plan, Program, lag, new_run, work
-from tfbn.replicas import check_strategy, describe_strategy, device_of, from_chief, scope
+from tfbn.replicas import check_strategy, describe_strategy, device_of, from_chief, scope, workers
 from tfbn.solver import check_batch_size
 
 
@@ -223,7 +223,8 @@ def compare(
         for key in ("records", "test", "observations", "diverged")
     )
     if stop.is_set():
-        if not records:
+        # The other workers know of no stop: they end when they miss this one, which therefore has to go.
+        if not records or workers(strategy) > 1:
             raise KeyboardInterrupt
         warnings.warn(f"Interrupted: kept {len(records)} epochs, all arms and seeds counted.", stacklevel=2)
     program_of = {arm: programs[arms[arm].program or arm] for arm in arms}
