@@ -109,7 +109,7 @@ def test_an_arm_is_compiled_once(blobs, monkeypatch):
 
     monkeypatch.setattr(programs, "Solver", Watched)
     tfbn.compare(ARMS, blobs, epochs=2, seeds=3)
-    assert [solver._epoch.experimental_get_tracing_count() for solver in solvers] == [1, 1]
+    assert [solver._steps._epoch.experimental_get_tracing_count() for solver in solvers] == [1, 1]
 
 
 def test_records_are_complete_and_in_order(result):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfbn
-from tfbn import bench_layer, devices
+from tfbn import bench_layer, devices, selftest
 
 
 def test_devices_are_those_that_tensorflow_has():
@@ -54,17 +54,17 @@ def gpu(monkeypatch):
         tried.append((device, convolutions, jit))
         return known(device, convolutions, jit)
 
-    known = devices._train
+    known = selftest._train
     details = {"device_name": "Great 9000", "compute_capability": (9, 0)}
-    monkeypatch.setattr(devices, "_train", train)
-    monkeypatch.setattr(devices, "_available", lambda: ["cpu:0", "gpu:0"])
-    monkeypatch.setattr(devices, "_details", lambda device: details if device == "gpu:0" else {})
+    monkeypatch.setattr(selftest, "_train", train)
+    monkeypatch.setattr(devices, "available", lambda: ["cpu:0", "gpu:0"])
+    monkeypatch.setattr(devices, "details", lambda device: details if device == "gpu:0" else {})
     forget()
     yield tried
     forget()
 
 
-TRY, WARN = devices._try, devices._warn
+TRY, WARN = selftest._try, selftest._warn
 
 
 def forget():
@@ -74,7 +74,7 @@ def forget():
 
 def fail(monkeypatch, fails, message):
     """Let the tiny step fail where `fails(convolutions, jit)` on the GPU, and say in what."""
-    known = devices._train
+    known = selftest._train
 
     def train(device, convolutions, jit):
         losses = known(device, convolutions, jit)
@@ -83,7 +83,7 @@ def fail(monkeypatch, fails, message):
             raise tf.errors.InternalError(None, None, f"{message}{where} [Op:__inference_step_9]\nand more")
         return losses
 
-    monkeypatch.setattr(devices, "_train", train)
+    monkeypatch.setattr(selftest, "_train", train)
 
 
 def net(*layers):
@@ -159,14 +159,14 @@ def test_a_device_that_cannot_train_is_one_clear_error(gpu, monkeypatch, jit):
     )
     with pytest.raises(ValueError, match="gpu:0 cannot train: CUDA_ERROR_INVALID_PTX"):
         bench_layer.layer()
-    row = devices.survey()["devices"][1]
+    row = selftest.survey()["devices"][1]
     assert (row["trains"], row["xla"], row["failure"]) == (False, False, "CUDA_ERROR_INVALID_PTX")
     assert tfbn.Solver(net(), device="cpu").jit is True
 
 
 def test_wrong_numbers_are_a_failure(gpu, monkeypatch):
-    monkeypatch.setattr(devices, "_train", lambda device, convolutions, jit: [1.0, 1.0])
-    assert devices.failure("gpu:0") == "the losses of its steps are [1.0, 1.0], not [1.0, 9.0]"
+    monkeypatch.setattr(selftest, "_train", lambda device, convolutions, jit: [1.0, 1.0])
+    assert selftest.failure("gpu:0") == "the losses of its steps are [1.0, 1.0], not [1.0, 9.0]"
 
 
 @pytest.mark.parametrize("jit", [True, False])
@@ -177,7 +177,7 @@ def test_the_tiny_step_against_keras(monkeypatch, convolutions, jit):
     monkeypatch.setattr(
         devices.tf, "Variable", lambda value: weights.append(variable(value)) or weights[-1]
     )
-    found = devices._train("cpu:1", convolutions, jit)
+    found = selftest._train("cpu:1", convolutions, jit)
     assert weights[0].device.endswith("CPU:1")
     monkeypatch.undo()
     layers, shape = [keras.layers.Dense(32, kernel_initializer="zeros")], [32, 64]
@@ -209,16 +209,16 @@ BUILT = ["sm_60", "sm_89", "compute_90"]
 def test_gpus_that_came_after_tensorflow(monkeypatch, capability, built, newer):
     details = {} if capability is None else {"compute_capability": capability}
     build = {} if built is None else {"cuda_compute_capabilities": built}
-    monkeypatch.setattr(devices, "_details", lambda device: details)
+    monkeypatch.setattr(devices, "details", lambda device: details)
     monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: build)
-    assert devices._is_newer_than_tensorflow("gpu:0") is newer
+    assert selftest._is_newer_than_tensorflow("gpu:0") is newer
 
 
 def test_where_xla_ends_the_process_it_is_tried_in_another(gpu, monkeypatch):
     """A flag that XLA does not know makes it abort, as a GPU does that its compiler does not know."""
-    monkeypatch.setattr(devices, "_is_newer_than_tensorflow", lambda device: device == "gpu:0")
-    elsewhere = devices._failure_elsewhere
-    monkeypatch.setattr(devices, "_failure_elsewhere", lambda device, conv: elsewhere("cpu:0", conv))
+    monkeypatch.setattr(selftest, "_is_newer_than_tensorflow", lambda device: device == "gpu:0")
+    elsewhere = selftest._failure_elsewhere
+    monkeypatch.setattr(selftest, "_failure_elsewhere", lambda device, conv: elsewhere("cpu:0", conv))
     monkeypatch.setenv("XLA_FLAGS", "--nonsense")
     with pytest.warns(UserWarning, match=r"gpu:0.*Unknown flag in XLA_FLAGS: --nonsense$"):
         solver = tfbn.Solver(net())
@@ -230,8 +230,8 @@ def test_what_the_other_process_runs(monkeypatch):
     scripts = []
     ended = subprocess.CompletedProcess([], 0, stderr="")
     monkeypatch.setattr(subprocess, "run", lambda call, **_: scripts.append(call[2]) or ended)
-    assert devices._failure_elsewhere("cpu:0", True) is None
-    assert devices._failure_elsewhere("gpu:7", False) is None
+    assert selftest._failure_elsewhere("cpu:0", True) is None
+    assert selftest._failure_elsewhere("gpu:7", False) is None
     with pytest.raises(SystemExit) as success:
         exec(scripts[0])
     assert success.value.code is None
@@ -241,8 +241,8 @@ def test_what_the_other_process_runs(monkeypatch):
 
 def test_survey(gpu, monkeypatch):
     fail(monkeypatch, lambda convolutions, jit: convolutions and jit, "no DNN library")
-    monkeypatch.setattr(devices, "_memory", lambda: {"gpu:0": 76.5})
-    found = devices.survey()
+    monkeypatch.setattr(selftest, "_memory", lambda: {"gpu:0": 76.5})
+    found = selftest.survey()
     works = {"memory_gib": None, "compute_capability": None, "trains": True, "xla": True, "failure": None}
     cpu, gpu = found["devices"]
     assert cpu == {"name": "cpu:0", "hardware": cpu["hardware"], **works}
@@ -258,7 +258,7 @@ def test_survey(gpu, monkeypatch):
     assert found["auto"] == "gpu:0"
     assert found["versions"]["tensorflow"] == tf.__version__
     assert found["cuda"] == tf.sysconfig.get_build_info().get("cuda_version")
-    lines = devices.table(found).splitlines()
+    lines = selftest.table(found).splitlines()
     assert lines[0].split() == ["device", "hardware", "memory", "capability", "trains", "XLA"]
     assert lines[2].split() == ["gpu:0", "Great", "9000", "76.5", "GiB", "9.0", "yes", "no"]
     for heading, text in (("memory", "76.5 GiB"), ("capability", "9.0"), ("trains", "yes"), ("XLA", "no")):
@@ -271,10 +271,10 @@ def test_survey(gpu, monkeypatch):
 
 def test_memory_is_of_gpus(monkeypatch):
     """TensorFlow's answer is played, in its own class where there is a GPU."""
-    assert devices._memory() == {}
+    assert selftest._memory() == {}
     session = tf.compat.v1.Session(graph=tf.Graph())
     kind = type(session.list_devices()[0])
     place = "/job:localhost/replica:0/task:0/device"
     known = [kind(f"{place}:CPU:0", "CPU", 2**28, 1), kind(f"{place}:GPU:1", "GPU", 3 * 2**30, 2)]
     monkeypatch.setattr(tf.compat.v1.Session, "list_devices", lambda self: known)
-    assert devices._memory() == {"gpu:1": 3.0}
+    assert selftest._memory() == {"gpu:1": 3.0}

@@ -111,7 +111,7 @@ def test_arms_of_a_program_train_as_by_themselves(blobs, monkeypatch):
     }
     together = tfbn.compare(arms, blobs, epochs=2, batch_size=20, seeds=2)
     assert together.about["compiled_programs"] == 2
-    assert [solver._epoch.experimental_get_tracing_count() for solver in solvers] == [1, 1]
+    assert [solver._steps._epoch.experimental_get_tracing_count() for solver in solvers] == [1, 1]
     for name in ("bn-0.1-0.1", "plain-0.5-0.001"):
         alone = tfbn.compare({name: arms[name]}, blobs, epochs=2, batch_size=20, seeds=2)
         for one, other in zip(

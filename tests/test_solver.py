@@ -204,7 +204,7 @@ def test_too_large_a_batch_for_memory_is_no_reason_to_leave_xla(blobs):
     def exhausted(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
 
-    solver._epoch = exhausted
+    solver._steps._epoch = exhausted
     with pytest.raises(tf.errors.ResourceExhaustedError):
         solver.fit(blobs)
     assert solver.jit is True
@@ -264,8 +264,8 @@ def test_compiled_once(blobs):
     solver.restart(net())
     solver.fit(blobs, epochs=2, seed=5)
     solver.evaluate(*blobs.test)
-    assert solver._epoch.experimental_get_tracing_count() == 1
-    assert len(solver._evaluations) == 1, "for any size"
+    assert solver._steps._epoch.experimental_get_tracing_count() == 1
+    assert len(solver._steps._evaluations) == 1, "for any size"
 
 
 def test_restart_is_a_fresh_start(blobs):

@@ -141,6 +141,16 @@ def batch_order(examples, seed, epoch):
     return np.random.default_rng([seed, epoch]).permutation(examples).astype("int32")
 
 
+def check_batch_size(batch_size, examples=None):
+    """`batch_size` as an int, or an error if it is none, below 1 or over `examples`."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        raise TypeError(f"`batch_size` must be an integer. Received: batch_size={batch_size!r}.")
+    if batch_size < 1 or (examples is not None and batch_size > examples):
+        limit = "1 or more" if examples is None else f"from 1 to {examples:,}, the training examples"
+        raise ValueError(f"`batch_size` must be {limit}. Received: batch_size={batch_size}.")
+    return int(batch_size)
+
+
 def check_examples(x, y, classes, what=""):
     """Arrays of examples and their labels, checked, the labels as int32 ``[N]``.
 

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn import bench
-from tfbn.devices import check_trains, find_device, xla_works
+from tfbn.devices import find_device
 from tfbn.layers import BatchNormalization
+from tfbn.selftest import check_trains, xla_works
 
 ELEMENTS = 2**24  # a layer, in one timed run
 PAUSE = 0.02  # seconds

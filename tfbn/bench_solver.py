@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn import bench
-from tfbn.devices import find_device, xla_works
+from tfbn.devices import find_device
 from tfbn.models import Model
+from tfbn.selftest import xla_works
 from tfbn.solver import Solver
 
 EXAMPLES, INPUTS, CLASSES, WIDTH, BATCH_SIZE, LEARNING_RATE = 55_000, 784, 10, 32, 32, 0.01

@@ -96,7 +96,7 @@ class Checkpoints:
         """Set the variables as the newest checkpoint in `folder` has them.
 
         One that is damaged, or of another training, is left out with a warning, and the one before is
-        taken; if none is left the variables have no values to rely on.
+        taken; if none is left the variables stay as they are.
 
         Args:
             folder: path.
@@ -117,6 +117,7 @@ class Checkpoints:
 
     def _restore(self, folder, suits):
         found = _checkpoints(folder)
+        before = [variable.numpy() for variable in self._variables]
         for number in sorted(found, reverse=True):
             try:
                 self._checkpoint.restore(str(found[number])).assert_consumed()
@@ -127,6 +128,8 @@ class Checkpoints:
                     return self._record.content
                 problem = "is of another training"
             warnings.warn(f"{found[number]} {problem}, and was left out.", stacklevel=2)
+        for variable, value in zip(self._variables, before, strict=True):
+            variable.assign(value)  # Some may have been set.
         return None
 
 

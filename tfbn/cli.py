@@ -31,11 +31,11 @@ def devices(as_json):
     """What there is to train on, and whether XLA works there; and the versions."""
     console = open_console(as_json)
     with console.status("Loading TensorFlow"), hushed():
-        from tfbn import devices
+        from tfbn import selftest
         from tfbn.history import to_json
     with console.status("Trying the devices"), hushed():
-        found = devices.survey()
-    console.print(devices.table(found))
+        found = selftest.survey()
+    console.print(selftest.table(found))
     if as_json:
         print(to_json(found))
 

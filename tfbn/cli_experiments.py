@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import math
 import os
 import shlex
 import shutil
@@ -15,106 +12,13 @@ from pathlib import Path
 
 import click
 from click.core import ParameterSource
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tfbn.console import hushed, open_console
+from tfbn.cli_settings import list_of, number_or_name, settings
+from tfbn.console import hushed, live, open_console
 from tfbn.recipes import RECIPES, find
-from tfbn.recipes.recipe import DEFAULTS
 from tfbn.signals import end_as_by_interrupt, exit_code, undisturbed
 
 UNFINISHED = ".unfinished"
-
-
-def _list(kind, example):
-    """A click callback: "32,32" -> (32, 32); None where nothing was given."""
-
-    def parse(context, parameter, text):
-        try:
-            return None if text is None else tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is no list of {example}.") from None
-
-    return parse
-
-
-def _number_or_name(text):
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
-SETTINGS = {
-    "dataset": dict(help="mnist, fashion_mnist, kmnist, cifar10 or the like in TFDS."),
-    "data_dir": dict(
-        help="Folder of prepared data.", show_default="$TFDS_DATA_DIR or ~/tensorflow_datasets"
-    ),
-    "train_size": dict(type=click.IntRange(1), help="Examples to train on.", show_default="all"),
-    "validation_size": dict(
-        type=click.IntRange(1), help="Examples held out.", show_default="5000; 500 of the sample"
-    ),
-    "epochs": dict(type=click.IntRange(1), help="Passes over the training data."),
-    "steps_per_epoch": dict(
-        type=click.IntRange(1), help="Steps between two records.", show_default="a pass"
-    ),
-    "batch_size": dict(type=click.IntRange(1), help="Examples a step."),
-    "seeds": dict(type=click.IntRange(1, 1000), help="How many seeds to repeat the training with."),
-    "seed": dict(type=click.IntRange(0), help="The first seed; the others follow by one."),
-    "hidden": dict(
-        callback=_list(int, "integers such as 32,32"), help="Widths of the hidden layers.", default="32,32"
-    ),
-    "activation": dict(help="A Keras activation."),
-    "initializer": dict(
-        callback=lambda context, parameter, text: text and _number_or_name(text),
-        help="Of the weights: a Keras initializer, or the standard deviation of a normal distribution.",
-    ),
-    "dropout": dict(type=click.FloatRange(0, 1, max_open=True), help="Share of hidden units dropped."),
-    "weight_decay": dict(type=click.FloatRange(0), help="Factor of an L2 penalty on the weights."),
-    "optimizer": dict(help="A Keras optimizer, momentum or nesterov."),
-    "learning_rate": dict(type=click.FloatRange(0), help="The optimizer's learning rate."),
-    "reach": dict(
-        type=float,
-        help="Validation accuracy (or loss) of which to say when it was reached.",
-        show_default="one that all reach",
-    ),
-    "device": dict(help="auto, cpu, gpu, gpu:1, ..."),
-    "precision": dict(help="float32, mixed_float16 or mixed_bfloat16."),
-}
-
-
-def settings(shown=None):
-    """The options of every run, and those of SETTINGS.
-
-    Args:
-        shown: str, what the help says of every default. Default None: those of DEFAULTS.
-    """
-    options = [
-        click.option("--out", help="Folder for the results.", show_default="runs/NAME-TIME"),
-        click.option(
-            "--resume",
-            is_flag=True,
-            help="Go on with the run of this command that was cut off: that in OUT, or else the newest.",
-        ),
-        click.option("--no-fallback", is_flag=True, help="Fail rather than take the sample of MNIST."),
-        click.option(
-            "--json", "as_json", is_flag=True, help="Print results.json alone on standard output."
-        ),
-        click.option(
-            "--strategy",
-            type=click.Choice(["none", "mirrored", "multiworker"]),
-            default="none",
-            show_default="none",
-            help="Split each batch over all GPUs here, or over the workers of TF_CONFIG.",
-        ),
-        click.option(
-            "--quick", is_flag=True, help="A look in a minute or less; what is given still holds."
-        ),
-    ]
-    for name, option in reversed(SETTINGS.items()):
-        default = {"show_default": shown} if shown else {"default": DEFAULTS[name], "show_default": True}
-        options.append(click.option(f"--{name.replace('_', '-')}", **{**default, **option}))
-    return lambda command: functools.reduce(lambda command, option: option(command), options, command)
 
 
 @click.command()
@@ -133,7 +37,7 @@ def compare(**given):
 @click.argument("name")
 @click.option(
     "--values",
-    callback=_list(_number_or_name, "values such as 0.1,0.01"),
+    callback=list_of(number_or_name, "values such as 0.1,0.01"),
     help="What a sweep takes, such as 0.1,0.01,he_normal.",
     show_default="the recipe's",
 )
@@ -283,7 +187,7 @@ def _train(console, recipe, name, quick, given, state, strategy):
             console.print(f"Each batch is split over {replicas} of {workers} ({spread['name']})")
 
     runs = resolved["seeds"] * (len(resolved["values"] or recipe.vary.values) if recipe.vary else 1)
-    with _live(console, runs, resolved["epochs"], recipe.vary is not None) as on_epoch:
+    with live(console, runs, resolved["epochs"], recipe.vary is not None) as on_epoch:
         return experiment.run(
             name,
             quick,
@@ -307,59 +211,6 @@ def _save(console, result, out, models, replace):
     written = ", ".join(sorted(path.name for path in folder.iterdir()))
     console.print(f"\nSaved {written} in")
     console.print(str(folder), soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _live(console, runs, epochs, swept):
-    """Progress of both series: bars in a terminal, lines elsewhere. Gives the callback.
-
-    Args:
-        runs: int, how many there are of a series.
-        epochs: int, how many there are in a run.
-        swept: bool, whether there are too many runs for a line an epoch.
-    """
-
-    def ends(record):
-        losses = record["train_loss"], record["validation_loss"]
-        return record["epoch"] == epochs or not all(map(math.isfinite, losses))
-
-    def text(record):
-        parts = []
-        for name in ("loss", "accuracy"):
-            if f"train_{name}" in record:
-                parts.append(f"{name} {record[f'train_{name}']:.3f}/{record[f'validation_{name}']:.3f}")
-        return " ".join(parts)
-
-    if not console.is_terminal:
-
-        def print_line(record):
-            if ends(record) or not swept:
-                console.print(
-                    f"seed {record['seed']} epoch {record['epoch']:>2} {record['arm']:<9} "
-                    f"{text(record)} (training/validation)"
-                )
-
-        yield print_line
-        return
-    columns = (
-        TextColumn("{task.description:<9}"),
-        BarColumn(6),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-        TextColumn("{task.fields[text]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        series = ("batchnorm", "plain")
-        tasks = {name: progress.add_task(name, total=runs * epochs, text="") for name in series}
-
-        def advance(record):
-            name, _, value = record["arm"].partition("-")
-            # A run that diverged leaves out its last epochs.
-            done = epochs - record["epoch"] + 1 if ends(record) else 1
-            progress.update(tasks[name], advance=done, text=escape(f"{value} {text(record)}".strip()))
-
-        yield advance
 
 
 @click.command()

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn.arms import check_arms
-from tfbn.arrays import Data
+from tfbn.arrays import Data, check_batch_size
 from tfbn.chance import is_number
 from tfbn.checkpoints import open_folder
 from tfbn.comparison import Comparison
@@ -26,7 +26,6 @@ from tfbn.observers import OBSERVERS
 from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.programs import Plan, Program, lag, new_run, work
 from tfbn.replicas import check_strategy, describe_strategy, device_of, from_chief, scope, workers
-from tfbn.solver import check_batch_size
 
 
 def compare(

@@ -88,12 +88,9 @@ class Program:
         folder = plan.folder and plan.folder / f"{run['arm']}" / f"{run['seed']}"
         self.solver.restart(fresh, learning_rate)
         if folder is not None:
-            initial = self._values()
-            begins = digest(initial, self.signature or "")
+            begins = digest(self._variables, self.signature or "")
             known = self._checkpoints.restore(folder, lambda record: record["begins"] == begins)
-            if known is None:
-                self._assign(initial)  # A damaged checkpoint may have set some.
-            else:
+            if known is not None:
                 run.update(known["run"])
                 for record in run["records"]:
                     on_record(record)

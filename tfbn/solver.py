@@ -14,12 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn import replicas
-from tfbn.arrays import Data, as_classes, batch_order, check_examples
+from tfbn.arrays import Data, as_classes, batch_order, check_batch_size, check_examples
 from tfbn.checkpoints import Checkpoints, digest, open_folder
-from tfbn.devices import choose_jit, describe_device, find_device, set_precision, takes_no_rows
+from tfbn.devices import describe_device, find_device, set_precision
 from tfbn.history import History, versions
 from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
+from tfbn.selftest import choose_jit
 from tfbn.signatures import signature
+from tfbn.steps import Steps
 from tfbn.streams import Stream, batched, joined
 
 EVALUATION_BATCH_SIZE = 1000
@@ -129,14 +131,15 @@ class Solver:
         self.strategy = strategy
         if strategy is None:
             self.device = find_device(device)
-            self.jit = choose_jit(model, self.device, jit)
+            jit = choose_jit(model, self.device, jit)
         else:
             replicas.check_strategy(strategy, device, jit)
-            self.device, self.jit = replicas.device_of(strategy), False
+            self.device, jit = replicas.device_of(strategy), False
+        self._steps = Steps(model, self.device, jit, strategy)
         if precision is not None:
             set_precision(model, precision)
         self._labels_are_classes = loss is None
-        with self._place():  # The metrics create their variables here.
+        with self._steps.place():  # The metrics create their variables here.
             optimizer = make_optimizer(optimizer, learning_rate)
             if strategy is not None:
                 replicas.check_trainable(strategy, model, optimizer, loss)
@@ -146,13 +149,11 @@ class Solver:
                 metrics=list(metrics),
             )
         self._input_shape = self._classes = None  # Known once the model is built.
-        self._initial_optimizer_state = None  # Known once `_compile_for` has built the variables.
-        self._epoch = self._step = None
-        self._evaluations = {}
+        self._initial_optimizer_state = None  # Known once its variables are.
 
-    def _place(self):
-        """Where variables are created and programs run."""
-        return tf.device(self.device) if self.strategy is None else replicas.scope(self.strategy)
+    @property
+    def jit(self):
+        return self._steps.jit
 
     def train(self, x, y):
         """One step on one batch.
@@ -168,10 +169,9 @@ class Solver:
             ValueError: as in `fit`.
         """
         batch = self.prepare(x, y)
-        self._reset_metrics()
-        with self._place():
-            logs = self._run_step(*batch)
-        return float(logs["loss"])
+        self._steps.reset_metrics()
+        self._steps.train(*batch)
+        return self._steps.metrics()["loss"]
 
     def evaluate(self, x, y=None, batch_size=None):
         """Loss and accuracy in inference mode.
@@ -252,6 +252,8 @@ class Solver:
                 f"`y` and `validation_data` come from the data itself when `x` is {type(x).__name__}. "
                 "Leave them out, or pass arrays."
             )
+        if isinstance(x, Stream):
+            validation_data = batched(x.validation, EVALUATION_BATCH_SIZE)
         if isinstance(x, Data):
             x, y, validation_data = *x.train, tuple(x.validation)
         if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
@@ -259,36 +261,13 @@ class Solver:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"`seed` must be an integer, 0 or more. Received: seed={seed!r}.")
         callbacks = _epoch_callbacks(callbacks)
-
-        steps = examples = None
-        if isinstance(x, Stream):
-            stream = x
-            batch_size = check_batch_size(batch_size)
-            validation_data = batched(stream.validation, EVALUATION_BATCH_SIZE)
-            x = batched(stream.train, batch_size)
-
-            steps_a_call = self._open_dataset(x)
-
-            def train(epoch):
-                shuffled = batched(stream.train, batch_size, seed, epoch) if shuffle else x
-                return self._train_dataset(shuffled, steps_a_call)
-        elif isinstance(x, tf.data.Dataset):
-            steps_a_call = self._open_dataset(x)
-
-            def train(epoch):
-                return self._train_dataset(x, steps_a_call)
-        else:
-            arrays = self.prepare(x, y)
-            examples = len(arrays.y)
-            batch_size = check_batch_size(batch_size, examples)
-            steps = -(-examples // batch_size)
-
-            def train(epoch):
-                order = batch_order(examples, seed, epoch) if shuffle else np.arange(examples)
-                return self.train_epoch(arrays, order, batch_size)
-
+        train, steps, data = self._training(x, y, batch_size, shuffle, seed)
         validate = self._validation(validation_data)
-        history = History(about=self.about(batch_size=batch_size, seed=int(seed)))
+        history = History(
+            about=self.about(
+                batch_size=None if isinstance(x, tf.data.Dataset) else int(batch_size), seed=int(seed)
+            )
+        )
         states = None
         if checkpoint_dir is not None:
             states = Checkpoints([*self.model.variables, *self.model.optimizer.variables], self.strategy)
@@ -298,16 +277,11 @@ class Solver:
                 "loss": describe_loss(self.model.loss),
                 "metrics": self.model.metrics_names,
                 "validated": validation_data is not None,
-                "data": digest(arrays) if examples else str(x.element_spec),
+                "data": data,
             }
             replicas.from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about))
-            variables = [*self.model.variables, *self.model.optimizer.variables]
-            before = [variable.numpy() for variable in variables]
             known = states.restore(checkpoint_dir, lambda record: record["begins"] == self._begins)
-            if known is None:
-                for variable, value in zip(variables, before, strict=True):
-                    variable.assign(value)  # A damaged checkpoint may have set some.
-            else:
+            if known is not None:
                 history.records = known["records"]
                 initial_epoch = epochs if known["stopped"] else history.records[-1]["epoch"]
                 if history.records[-1]["epoch"] > epochs:
@@ -356,6 +330,31 @@ class Solver:
         callbacks.on_train_end()
         history.about["jit"] = self.jit  # XLA may have failed in between.
         return history
+
+    def _training(self, x, y, batch_size, shuffle, seed):
+        """How `fit` trains on `x`: a function of an epoch, its steps if known, and what the data are."""
+        if isinstance(x, tf.data.Dataset):
+            steps_a_call = self._open_dataset(x)
+            return lambda epoch: self._train_dataset(x, steps_a_call), None, str(x.element_spec)
+        if isinstance(x, Stream):
+            batch_size = check_batch_size(batch_size)
+            in_order = batched(x.train, batch_size)
+            steps_a_call = self._open_dataset(in_order)
+
+            def train_stream(epoch):
+                batches = batched(x.train, batch_size, seed, epoch) if shuffle else in_order
+                return self._train_dataset(batches, steps_a_call)
+
+            return train_stream, None, str(in_order.element_spec)
+        arrays = self.prepare(x, y)
+        examples = len(arrays.y)
+        batch_size = check_batch_size(batch_size, examples)
+
+        def train(epoch):
+            order = batch_order(examples, seed, epoch) if shuffle else np.arange(examples)
+            return self.train_epoch(arrays, order, batch_size)
+
+        return train, -(-examples // batch_size), digest(arrays)
 
     def about(self, **more):
         """What a result should say of how it came about, as a dict."""
@@ -425,9 +424,12 @@ class Solver:
                 as_classes(arrays.y.numpy(), classes)
         else:
             x, y = check_examples(x, y, classes)
-            with self._place():
+            with self._steps.place():
                 arrays = Arrays(tf.constant(x), tf.constant(y))
-        self._compile_for(arrays)
+        if self._initial_optimizer_state is None:
+            self._steps.create_variables(*arrays)
+            self._initial_optimizer_state = [v.numpy() for v in self.model.optimizer.variables]
+            self._begins = digest(self.model.variables, str(signature(self.model)))
         return arrays
 
     def train_epoch(self, arrays, order, batch_size):
@@ -441,132 +443,27 @@ class Solver:
         Returns:
             dict, the loss and the metrics averaged over the epoch.
         """
-        self._reset_metrics()
-        return _floats(self._run_epoch(arrays, tf.constant(order, "int32"), batch_size))
-
-    def _run_epoch(self, arrays, order, batch_size):
-        with self._place():
-            if self.strategy is not None:
-                self._check_shards(min(batch_size, len(order) % batch_size or batch_size))
-                return self._epoch(*replicas.copies(self.strategy, arrays), order, batch_size)
-            try:
-                return self._epoch(*arrays, order, batch_size)
-            except tf.errors.OpError as error:
-                if not self.jit or isinstance(error, tf.errors.ResourceExhaustedError):
-                    raise
-                # XLA compiles a program before it runs any of it: no step was lost.
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"XLA failed, training goes on without: {reason}", stacklevel=2)
-                self.jit = False
-                self._epoch = tf.function(self._epoch_steps)
-                return self._epoch(*arrays, order, batch_size)
-
-    def _run_step(self, x, y):
-        if self.strategy is not None:
-            self._check_shards(len(x))
-        return self._step(x, y)
-
-    def _check_shards(self, rows):
-        """Raise if a replica gets none of so many rows, and a layer cannot do with none."""
-        count = self.strategy.num_replicas_in_sync
-        if rows < count and not takes_no_rows(self.model, self.device):
-            raise ValueError(
-                f"A batch of {rows:,} leaves some of {count} replicas without a row, and TensorFlow's "
-                "convolutions and poolings cannot do with none on a CPU. Take another number of examples "
-                "or another batch size, so that every batch has a row for each."
-            )
+        self._steps.reset_metrics()
+        self._steps.train_epoch(*arrays, order, batch_size)
+        return self._steps.metrics()
 
     def finish(self):
         """What Keras does when training ends: an optimizer with ``use_ema`` puts its averages in place."""
-        with self._place():
+        with self._steps.place():
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def _build(self, model, shape):
         """Create the weights of a model that waits for its first input to know its shape."""
         if self._classes is None or not model.built:
             self._input_shape = (None, *shape[1:])
-            with self._place():
+            with self._steps.place():
                 # A symbolic call: nothing is computed.
                 self._classes = model(keras.KerasTensor(self._input_shape)).shape[-1]
 
-    def _compile_for(self, arrays):
-        """Create the variables and functions that need an example of the data, once."""
-        if self._epoch is not None:
-            return
-        with self._place():
-            self.model.optimizer.build(self.model.trainable_variables)
-            # Keras creates the metrics' variables at their first update, which must not happen
-            # inside of a compiled function.
-            if self.strategy is None:
-                self.model.test_step((arrays.x[:1], arrays.y[:1]))
-            else:  # A step would have to run on all replicas; Keras' fit calls this.
-                self.model._symbolic_build(data_batch=(arrays.x[:1], arrays.y[:1]))
-        self._reset_metrics()
-        self._initial_optimizer_state = [v.numpy() for v in self.model.optimizer.variables]
-        self._begins = digest(self.model.variables, str(signature(self.model)))
-        self._epoch = tf.function(self._epoch_steps, jit_compile=self.jit)
-        self._step = tf.function(self._single_step, reduce_retracing=True)
-        self._evaluation_by_shards = tf.function(self._evaluation_on_replicas, reduce_retracing=True)
-
-    def _reset_metrics(self):
-        with self._place():
-            self.model.reset_metrics()
-
-    def _evaluation(self, x, y, batch_size):
-        if self.strategy is not None:
-            self._check_shards(min(len(x), int(batch_size)))
-            spread = replicas.copies(self.strategy, (x, y))
-            sizes = tf.constant(len(x), "int64"), tf.cast(batch_size, "int64")
-            return self._evaluation_by_shards(*spread, *sizes)
-        # Traced here for any number of examples: TensorFlow would warn where several solvers do.
-        specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (x, y))
-        if specs not in self._evaluations:
-            trace = tf.function(self._evaluation_steps).get_concrete_function
-            self._evaluations[specs] = trace(*specs, tf.TensorSpec([], "int32"))
-        return self._evaluations[specs](x, y, batch_size)
-
-    def _single_step(self, x, y):
-        if self.strategy is None:
-            tf.autograph.experimental.do_not_convert(self.model.train_step)((x, y))
-        else:
-            replicas.train_step(self.strategy, self.model, x, y, tf.range(tf.shape(x)[0]))
-        return self.model.get_metrics_result()
-
-    def _train_rows(self, x, y, rows):
-        if self.strategy is None:
-            own_step = tf.autograph.experimental.do_not_convert(self.model.train_step)
-            own_step((tf.gather(x, rows), tf.gather(y, rows)))
-        else:
-            replicas.train_step(self.strategy, self.model, x, y, rows)
-
-    def _epoch_steps(self, x, y, order, batch_size):
-        steps, rest = divmod(order.shape[0], batch_size)
-        batches = tf.reshape(order[: steps * batch_size], [steps, batch_size])
-        for step in tf.range(steps):
-            self._train_rows(x, y, batches[step])
-        if rest:
-            self._train_rows(x, y, order[-rest:])
-        return self.model.get_metrics_result()
-
-    def _evaluation_on_replicas(self, x, y, examples, batch_size):
-        # Batches of about one size, for no small rest to leave replicas without a row.
-        batches = -(-examples // batch_size)
-        for batch in tf.range(batches):
-            rows = tf.range(batch * examples // batches, (batch + 1) * examples // batches)
-            replicas.evaluation_step(self.strategy, self.model, x, y, rows)
-        return self.model.get_metrics_result()
-
-    def _evaluation_steps(self, x, y, batch_size):
-        test_step = tf.autograph.experimental.do_not_convert(self.model.test_step)
-        for start in tf.range(0, tf.shape(x)[0], batch_size):
-            test_step((x[start : start + batch_size], y[start : start + batch_size]))
-        return self.model.get_metrics_result()
-
     def _evaluate(self, arrays, batch_size=EVALUATION_BATCH_SIZE):
-        self._reset_metrics()
-        with self._place():
-            # A tensor, because every Python number would be traced anew.
-            return _floats(self._evaluation(*arrays, tf.constant(batch_size)))
+        self._steps.reset_metrics()
+        self._steps.evaluate(*arrays, batch_size)
+        return self._steps.metrics()
 
     def _open_dataset(self, dataset):
         """Create the variables by a dataset's first batch; how many of its batches make a call."""
@@ -583,44 +480,25 @@ class Solver:
 
     def _train_dataset(self, dataset, steps):
         """One pass over a dataset, so many steps a call; what makes no whole call is a call a step."""
-        self._reset_metrics()
+        self._steps.reset_metrics()
         sizes = None
-        for x, y, sizes in self._checked(dataset, steps):
+        for x, y, sizes in joined(dataset, steps, self._classes if self._labels_are_classes else None):
             sizes = sizes.numpy()
             if len(sizes) == steps and (sizes == sizes[0]).all():
-                self._run_epoch((x, y), tf.range(len(x)), int(sizes[0]))
-                continue
-            with self._place():
+                self._steps.train_epoch(x, y, range(len(x)), int(sizes[0]))
+            else:
                 for batch in zip(tf.split(x, sizes), tf.split(y, sizes), strict=True):
-                    self._run_step(*batch)
+                    self._steps.train(*batch)
         if sizes is None:
             raise ValueError("The dataset gave no batch. It has to begin anew each time it is read.")
-        with self._place():
-            return _floats(self.model.get_metrics_result())
+        return self._steps.metrics()
 
     def _evaluate_dataset(self, dataset):
         self._open_dataset(dataset)
-        self._reset_metrics()
-        for x, y, size in self._checked(dataset, steps=1):
-            with self._place():
-                logs = self._evaluation(x, y, size[0])
-        return _floats(logs)
-
-    def _checked(self, dataset, steps):
-        """Groups of so many batches, joined and checked, or the error of the one that is refused."""
-        classes = self._classes if self._labels_are_classes else None
-        groups, problems = joined(dataset, steps, classes)
-        groups = iter(groups)
-        while True:
-            try:
-                group = next(groups, None)
-            except tf.errors.OpError:
-                if problems:  # TensorFlow's own error does not tell.
-                    raise problems[0] from None
-                raise
-            if group is None:
-                return
-            yield group
+        self._steps.reset_metrics()
+        for x, y, sizes in joined(dataset, 1, self._classes if self._labels_are_classes else None):
+            self._steps.evaluate(x, y, int(sizes[0]))
+        return self._steps.metrics()
 
     def _validation(self, data):
         """A function that validates and returns Keras' names, for whatever `data` is."""
@@ -650,16 +528,6 @@ def _cross_entropy(model):
     return keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
 
 
-def check_batch_size(batch_size, examples=None):
-    """`batch_size` as an int, or an error if it is none, below 1 or over `examples`."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-        raise TypeError(f"`batch_size` must be an integer. Received: batch_size={batch_size!r}.")
-    if batch_size < 1 or (examples is not None and batch_size > examples):
-        limit = "1 or more" if examples is None else f"from 1 to {examples:,}, the training examples"
-        raise ValueError(f"`batch_size` must be {limit}. Received: batch_size={batch_size}.")
-    return int(batch_size)
-
-
 def _epoch_callbacks(callbacks):
     """The callbacks as a list; says so where one waits for batches, which are not announced."""
     callbacks = list(callbacks or ()) if isinstance(callbacks, (list, tuple, type(None))) else [callbacks]
@@ -680,7 +548,3 @@ def _epoch_callbacks(callbacks):
                 stacklevel=3,
             )
     return callbacks
-
-
-def _floats(logs):
-    return {name: float(value) for name, value in logs.items()}

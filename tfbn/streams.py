@@ -63,12 +63,14 @@ def joined(dataset, steps, classes):
         steps: int, how many to join; the last group may have fewer.
         classes: int, or None for targets that are no classes.
 
-    Returns:
-        A dataset of ``(x, y, sizes)``: the examples of all batches of a group, and how many each had. And
-        a list, which holds the ValueError of a batch that was refused.
+    Yields:
+        ``(x, y, sizes)``: the examples of all batches of a group, and how many each had.
+
+    Raises:
+        ValueError: a batch is refused.
 
     >>> batches = tf.data.Dataset.range(5).map(lambda i: ([[i]], [i])).unbatch().batch(2)
-    >>> [sizes.numpy().tolist() for _, _, sizes in joined(batches, 2, classes=5)[0]]
+    >>> [sizes.numpy().tolist() for _, _, sizes in joined(batches, 2, classes=5)]
     [[2, 2], [1]]
     """
     problems = []
@@ -90,8 +92,13 @@ def joined(dataset, steps, classes):
     def join(x, y):
         return x.flat_values, y.flat_values, tf.cast(x.row_lengths(), "int32")
 
-    groups = dataset.map(checked).ragged_batch(steps).map(join)
-    return groups.prefetch(tf.data.AUTOTUNE), problems
+    groups = dataset.map(checked).ragged_batch(steps).map(join).prefetch(tf.data.AUTOTUNE)
+    try:
+        yield from groups
+    except tf.errors.OpError:
+        if problems:  # TensorFlow's own error does not tell.
+            raise problems[0] from None
+        raise
 
 
 def _standard(dtype):

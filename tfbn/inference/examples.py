@@ -7,8 +7,7 @@ import operator
 import numpy as np
 import tensorflow as tf
 
-from tfbn.arrays import Data
-from tfbn.solver import check_batch_size
+from tfbn.arrays import Data, check_batch_size
 
 
 def batches(model, data, batch_size):
