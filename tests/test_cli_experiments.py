@@ -1,8 +1,11 @@
 """The commands run, recipes and report; compare is in test_cli.py."""
 
 import json
+import os
 import re
+import signal
 import sys
+import time
 
 import conftest
 import pytest
@@ -98,6 +101,75 @@ def test_a_folder_that_comes_in_between_costs_no_results(command, tmp_path, monk
     assert out.splitlines()[-1] == str(other)
     assert (other / "results.json").exists()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine"]
+
+
+WAVE = ["run", "wave", "--quick", "--epochs", 2, "--steps-per-epoch", 2]
+
+
+@pytest.fixture
+def cut_off(command, monkeypatch):
+    """Run the command, and let Ctrl-C come in the first epoch of the run."""
+    from tfbn.programs import Program
+
+    def run(*arguments):
+        def interrupt(*given):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # For it to arrive.
+            return train_epoch(*given)
+
+        train_epoch = Program._train_epoch
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        monkeypatch.setattr(Program, "_train_epoch", interrupt)
+        code, *_ = command(*arguments)
+        monkeypatch.setattr(Program, "_train_epoch", train_epoch)
+        assert code == 130
+
+    return run
+
+
+def test_without_a_name_the_newest_is_resumed(command, cut_off, tmp_path):
+    for name in ("first", "second"):
+        cut_off(*WAVE, "--out", f"runs/wave-{name}")
+    for name, age in (("first", 0), ("second", 1000)):
+        for path in (tmp_path / "runs" / f"wave-{name}.unfinished").rglob("*"):
+            os.utime(path, (time.time() - age,) * 2)
+    code, out, error = command(*WAVE, "--resume")
+    assert code == 0, error
+    assert out.splitlines()[-1] == str(tmp_path / "runs" / "wave-first")
+    kept = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert kept == {"wave-first", "wave-second", "wave-second.unfinished"}
+
+
+def test_a_finished_run_of_other_settings_is_not_shown(command, tmp_path):
+    code, first, error = command(*WAVE, "--out", "run")
+    assert code == 0, error
+    code, out, _ = command(*WAVE, "--out", "run", "--resume")
+    assert code == 0 and "Nothing to go on with" in out
+    table = [line for line in first.splitlines() if line.startswith("batchnorm ")]
+    assert table and set(table) <= set(out.splitlines())
+    for other in ([*WAVE, "--seed", 3], ["run", "side-by-side", "--quick"]):
+        code, out, error = command(*other, "--out", "run", "--resume")
+        assert code == 2 and not out
+        assert error == "Error: run holds a finished run of another recipe or other settings.\n"
+
+
+def test_an_empty_folder_begins_anew(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    code, out, error = command(*WAVE, "--out", "run", "--resume")
+    assert code == 0, error
+    assert "Nothing was cut off: it begins anew." in out
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_what_was_there_before_stays(command, tmp_path):
+    """A folder by the name of the state, which is none."""
+    (tmp_path / "run.unfinished").mkdir()
+    (tmp_path / "run.unfinished" / "thesis.tex").touch()
+    for more in ([], ["--resume"]):
+        code, _, error = command(*WAVE, "--out", "run", *more)
+        assert code == 2 and len(error.splitlines()) == 1
+        assert "run.unfinished holds" in error
+    assert [path.name for path in tmp_path.rglob("*")] == ["run.unfinished", "thesis.tex"]
 
 
 BAD = [

@@ -23,7 +23,7 @@ def list_of(kind, example):
 
 
 def number_or_name(text):
-    """ "3" -> 3, "0.1" -> 0.1, "he_normal" -> "he_normal"."""
+    """A text as an int, else as a float, else as it is."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
