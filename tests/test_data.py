@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+import tfbn
 from tfbn import data
 
 
@@ -293,6 +294,9 @@ def test_a_damaged_file(tmp_path):
     record.write_bytes(content)
     with pytest.raises(ValueError, match=r"1\.0\.0 is damaged \(.+\)\. Remove that folder, and prepare"):
         data.load("tiny_images", data_dir=tmp_path, validation_size=5)
+    stream = data.load("tiny_images", data_dir=tmp_path, validation_size=5, stream=True)
+    with pytest.raises(ValueError, match=r"are damaged \(corrupted record at \d+\)\. Prepare them again"):
+        tfbn.Solver(tfbn.Model(stream.train.element_spec[0].shape, 10)).fit(stream)  # The first batch.
 
 
 @pytest.mark.parametrize("name", ["tiny_images", "tiny_untested"])

@@ -2,6 +2,7 @@
 
 import json
 import operator
+import os
 import resource
 import shutil
 import signal
@@ -17,9 +18,9 @@ pytestmark = pytest.mark.slow
 OPTIONS = ["--data-dir", "nothing", "--epochs", 3, "--seeds", 2, "--hidden", 8, "--seed", 5]
 
 
-def start(folder, *arguments, **options):
+def start(folder, *arguments, before=(), **options):
     return subprocess.Popen(
-        [COMMAND, *map(str, arguments)],
+        [*before, COMMAND, *map(str, arguments)],
         cwd=folder,
         env=environment(PYTHONUNBUFFERED="1", **OFFLINE),
         stdout=subprocess.PIPE,
@@ -142,3 +143,28 @@ def test_an_output_folder_that_is_deleted_meanwhile(tmp_path, whole):
     code, _, error = finish(process)
     assert code == 0, error
     assert_same(tmp_path / "there" / "run", whole)
+
+
+def test_folders_that_become_read_only(tmp_path, whole):
+    """The answer is on the screen, what was written before stays, and a resume makes up for the rest."""
+    root = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    if root and shutil.which("setpriv") is None:
+        pytest.skip("nothing here takes from root its right to write everywhere")
+    process = start(tmp_path, "compare", *OPTIONS, "--out", "run", before=root)
+    wait_for(process, "seed 6 epoch  1")
+    folders = [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    code, out, error = finish(process)
+    for folder in folders:
+        folder.chmod(0o755)
+    assert code == 2
+    assert "Traceback" not in error
+    _, state, *_, last = error.splitlines()  # After that on the sample.
+    assert "cannot be written" in state and "Permission denied" in state and "training goes on" in state
+    assert last.startswith("Error: ") and "Permission denied" in last
+    assert "P(improvement)" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["run.unfinished"]
+    code, _, error = finish(start(tmp_path, "compare", *OPTIONS, "--out", "run", "--resume"))
+    assert code == 0, error
+    assert_same(tmp_path / "run", whole)

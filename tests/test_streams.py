@@ -62,6 +62,23 @@ def test_a_bad_batch_is_named_however_late_it_comes(blobs):
             solver_.evaluate(dataset)
 
 
+def test_a_record_that_is_damaged_in_the_middle(tmp_path):
+    path = str(tmp_path / "records")
+    with tf.io.TFRecordWriter(path) as writer:
+        for _ in range(100):
+            writer.write(tf.io.serialize_tensor(tf.ones(8)).numpy())
+    content = bytearray((tmp_path / "records").read_bytes())
+    content[-100] ^= 255
+    (tmp_path / "records").write_bytes(content)
+
+    def parse(text):
+        return tf.ensure_shape(tf.io.parse_tensor(text, tf.float32), [8]), 0
+
+    dataset = tf.data.TFRecordDataset(path).map(parse).batch(10)
+    with pytest.raises(ValueError, match=r"are damaged \(corrupted record at \d+\)\. Prepare them again"):
+        tfbn.Solver(net()).fit(dataset)
+
+
 def test_regressions_and_images(rng):
     x = rng.normal(size=[30, 4, 4, 1]).astype("float32")
     targets = tf.data.Dataset.from_tensor_slices((x, x[:, 0, :2, 0])).batch(7)

@@ -22,7 +22,7 @@ from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.selftest import choose_jit
 from tfbn.signatures import signature
 from tfbn.steps import Steps
-from tfbn.streams import Stream, batched, joined
+from tfbn.streams import Stream, batched, joined, readable
 
 EVALUATION_BATCH_SIZE = 1000
 # Over a dataset, of which so many steps are one call, if their batches take no more bytes.
@@ -471,11 +471,12 @@ class Solver:
             raise ValueError("The dataset never ends. Cut it into epochs with `take(steps)`.")
         if not isinstance(dataset.element_spec, tuple) or len(dataset.element_spec) != 2:
             raise ValueError("The dataset must give pairs (x, y) of batches.")
-        for x, y in dataset.take(1):
-            self.prepare(x, y)
-            known = int(dataset.cardinality())
-            most = min(STEPS_A_CALL, known) if known > 0 else STEPS_A_CALL
-            return max(1, min(most, BYTES_A_CALL // (np.asarray(x).nbytes or 1)))
+        with readable():
+            for x, y in dataset.take(1):
+                self.prepare(x, y)
+                known = int(dataset.cardinality())
+                most = min(STEPS_A_CALL, known) if known > 0 else STEPS_A_CALL
+                return max(1, min(most, BYTES_A_CALL // (np.asarray(x).nbytes or 1)))
         raise ValueError("The dataset is empty. Give it one batch or more.")
 
     def _train_dataset(self, dataset, steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -67,7 +68,7 @@ def joined(dataset, steps, classes):
         ``(x, y, sizes)``: the examples of all batches of a group, and how many each had.
 
     Raises:
-        ValueError: a batch is refused.
+        ValueError: a batch is refused, or damaged on disk.
 
     >>> batches = tf.data.Dataset.range(5).map(lambda i: ([[i]], [i])).unbatch().batch(2)
     >>> [sizes.numpy().tolist() for _, _, sizes in joined(batches, 2, classes=5)]
@@ -94,11 +95,26 @@ def joined(dataset, steps, classes):
 
     groups = dataset.map(checked).ragged_batch(steps).map(join).prefetch(tf.data.AUTOTUNE)
     try:
-        yield from groups
+        with readable():
+            yield from groups
     except tf.errors.OpError:
         if problems:  # TensorFlow's own error does not tell.
             raise problems[0] from None
         raise
+
+
+@contextlib.contextmanager
+def readable():
+    """Say in a line that data which are read within are damaged on disk, if they are.
+
+    Raises:
+        ValueError: as said.
+    """
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        reason = error.message.split(" [Op:")[0].rpartition("}} ")[2]
+        raise ValueError(f"The data on disk are damaged ({reason}). Prepare them again.") from None
 
 
 def _standard(dtype):
