@@ -1,9 +1,12 @@
 """What was cut off goes on to the end that it would have had; what is damaged or foreign is refused."""
 
+import contextlib
 import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -92,20 +95,25 @@ def test_digest_tells_values_shapes_and_dtypes_apart():
     assert digest(arrays) == digest(copy.deepcopy(arrays)) != digest(arrays, "text")
 
 
+def opened(folder, about):
+    with contextlib.ExitStack() as held:
+        return open_folder(folder, about, held)
+
+
 def test_a_folder_belongs_to_one_training(tmp_path):
     about = {"epochs": 3, "optimizer": {"name": "adam", "rate": 0.1}, "command": "tfbn compare"}
-    assert open_folder(tmp_path / "state", about) == about
-    assert open_folder(tmp_path / "state", {**about, "command": "tfbn compare --resume"}) == about
+    assert opened(tmp_path / "state", about) == about
+    assert opened(tmp_path / "state", {**about, "command": "tfbn compare --resume"}) == about
     other = {**about, "optimizer": {"name": "adam", "rate": 0.2}}
     with pytest.raises(ValueError, match=r"optimizer\.rate was 0\.1 and is 0\.2.*begun by: tfbn compare"):
-        open_folder(tmp_path / "state", other)
+        opened(tmp_path / "state", other)
     (tmp_path / "state" / "about.json").write_text("{")
     with pytest.raises(ValueError, match=r"about\.json cannot be read"):
-        open_folder(tmp_path / "state", about)
+        opened(tmp_path / "state", about)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="holds something else"):
-        open_folder(tmp_path / "other", about)
+        opened(tmp_path / "other", about)
 
 
 def build(**options):
@@ -337,3 +345,34 @@ def test_fit_that_ended_early_stays_ended(blobs, tmp_path):
         ]
 
     assert fit() == fit() == [1, 2]
+
+
+ELSEWHERE = """
+import sys, numpy as np, keras, tfbn
+print("begins", flush=True)
+x, y = np.eye(4, dtype="float32"), np.arange(4)
+model = keras.Sequential([keras.Input([4]), keras.layers.Dense(4)])
+wait = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: (print("trains", flush=True), input()))
+tfbn.Solver(model).fit(x, y, batch_size=2, checkpoint_dir=sys.argv[1], callbacks=[wait])
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_is_of_one_process_while_it_trains(blobs, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", ELSEWHERE, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        text=True,
+    )
+    while process.stdout.readline() != "trains\n":
+        assert process.poll() is None
+    about = checkpoints.read_json(tmp_path / "about.json")
+    with pytest.raises(ValueError, match="holds the state of a training that is under way"):
+        opened(tmp_path, about)
+    process.kill()
+    process.wait()
+    opened(tmp_path, about)
+    opened(tmp_path, about)

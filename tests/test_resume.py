@@ -83,7 +83,10 @@ def test_killed_twice_it_comes_to_the_same_end(tmp_path, whole):
 
     code, _, error = finish(start(tmp_path, *command))
     assert code == 2
-    assert "run.unfinished holds a run that was cut off. Add --resume, or remove it." in error
+    assert (
+        "run.unfinished holds a run that was cut off, or goes on. Add --resume, or take another OUT."
+        in error
+    )
     code, _, error = finish(start(tmp_path, *command, "--epochs", 4, "--resume"))
     assert code == 2
     assert "epochs was 3 and is 4" in error and len(error.splitlines()) == 2, "after that on the sample"

@@ -9,6 +9,7 @@ import time
 import warnings
 from pathlib import Path
 
+import filelock
 import numpy as np
 import tensorflow as tf
 
@@ -167,22 +168,34 @@ def digest(variables, text=""):
     return found.hexdigest()
 
 
-def open_folder(folder, about):
+def open_folder(folder, about, held):
     """Make `folder` the place of the training that `about` describes, or check that it is.
 
     Args:
         folder: path.
         about: dict of plain data. Its "command" may differ.
+        held: `contextlib.ExitStack`, until whose end no other process can open the folder.
 
     Returns:
         dict, `about` as it was when the training was begun.
 
     Raises:
-        ValueError: it belongs to another training; says in what they differ.
+        ValueError: it belongs to another training, and in what they differ; or that goes on elsewhere.
     """
     folder = Path(folder)
+    about = _open(folder, json.loads(json.dumps(about)))
+    try:
+        held.enter_context(filelock.FileLock(folder / ".lock", blocking=False))
+    except filelock.Timeout:
+        raise ValueError(
+            f"{folder} holds the state of a training that is under way. Wait for its end, or take another "
+            "folder."
+        ) from None
+    return about
+
+
+def _open(folder, about):
     path = folder / "about.json"
-    about = json.loads(json.dumps(about))
     if path.exists():
         try:
             known = read_json(path)

@@ -94,7 +94,9 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
         else:
             check_destination(found, replace=resume)
             if state.exists() and not resume:
-                raise ValueError(f"{state} holds a run that was cut off. Add --resume, or remove it.")
+                raise ValueError(
+                    f"{state} holds a run that was cut off, or goes on. Add --resume, or take another OUT."
+                )
         return str(found), str(state), finished
 
     *places, finished = from_chief(strategy, find_places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import operator
@@ -147,6 +148,7 @@ def compare(
         "device": describe_device(place_of),
         "strategy": describe_strategy(strategy),
     }
+    held = contextlib.ExitStack()
     if checkpoint_dir is not None:
         checkpoint_dir = Path(checkpoint_dir)
         facts = {
@@ -159,7 +161,7 @@ def compare(
             "observe": list(observe),
             "arms": {name: [arm.series, arm.value, arm.learning_rate] for name, arm in arms.items()},
         }
-        command = from_chief(strategy, lambda: open_folder(checkpoint_dir, facts))["command"]
+        command = from_chief(strategy, lambda: open_folder(checkpoint_dir, facts, held))["command"]
     runs, kept = {}, {}
     programs, arrays, built = {}, {}, weakref.WeakSet()
     stop, recording = threading.Event(), threading.Lock()
@@ -192,26 +194,27 @@ def compare(
             kept[arm] = run, fresh, values
 
     try:
-        for seed in seeds:
-            # Built here, in turn: the random state is the process's, and Keras' is the thread's.
-            fresh = {arm: build(arm, seed) for arm in arms}
-            for arm, model in fresh.items():
-                key = arms[arm].program or arm
-                if key not in programs:
-                    with place():
-                        own = _copy(template)
-                    options = dict(
-                        loss=loss, jit=jit, device=device, precision=precision, strategy=strategy
-                    )
-                    # The values of the first arm, which trains first in it, are still there then.
-                    programs[key] = Program(model, own, data, arrays, observe, **options)
-                programs[key].check(arm, model)
-            jobs = [(programs[arms[arm].program or arm], (arm, seed, fresh[arm])) for arm in arms]
-            # Replicas meet in one order: one program at a time.
-            together = strategy is None and device.startswith("cpu")
-            work(jobs, train, min(len(programs), os.cpu_count()) if together else 1, stop)
-            if stop.is_set():
-                break
+        with held:
+            for seed in seeds:
+                # Built here, in turn: the random state is the process's, and Keras' is the thread's.
+                fresh = {arm: build(arm, seed) for arm in arms}
+                for arm, model in fresh.items():
+                    key = arms[arm].program or arm
+                    if key not in programs:
+                        with place():
+                            own = _copy(template)
+                        options = dict(
+                            loss=loss, jit=jit, device=device, precision=precision, strategy=strategy
+                        )
+                        # The values of the first arm, which trains first in it, are still there then.
+                        programs[key] = Program(model, own, data, arrays, observe, **options)
+                    programs[key].check(arm, model)
+                jobs = [(programs[arms[arm].program or arm], (arm, seed, fresh[arm])) for arm in arms]
+                # Replicas meet in one order: one program at a time.
+                together = strategy is None and device.startswith("cpu")
+                work(jobs, train, min(len(programs), os.cpu_count()) if together else 1, stop)
+                if stop.is_set():
+                    break
     except KeyboardInterrupt:  # It came between two seeds.
         stop.set()
 

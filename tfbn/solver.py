@@ -5,6 +5,7 @@ Nothing here knows of batch normalization.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from typing import NamedTuple
@@ -268,27 +269,6 @@ class Solver:
                 batch_size=None if isinstance(x, tf.data.Dataset) else int(batch_size), seed=int(seed)
             )
         )
-        states = None
-        if checkpoint_dir is not None:
-            states = Checkpoints([*self.model.variables, *self.model.optimizer.variables], self.strategy)
-            about = {
-                **history.about,
-                "shuffle": shuffle,
-                "loss": describe_loss(self.model.loss),
-                "metrics": self.model.metrics_names,
-                "validated": validation_data is not None,
-                "data": data,
-            }
-            replicas.from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about))
-            known = states.restore(checkpoint_dir, lambda record: record["begins"] == self._begins)
-            if known is not None:
-                history.records = known["records"]
-                initial_epoch = epochs if known["stopped"] else history.records[-1]["epoch"]
-                if history.records[-1]["epoch"] > epochs:
-                    raise ValueError(
-                        f"{checkpoint_dir} holds a training of {history.records[-1]['epoch']} epochs. Ask "
-                        f"for as many or more. Received: epochs={epochs}."
-                    )
         # Keras' own list: it resolves logs, sets the model and its params, and adds the progress line.
         callbacks = keras.callbacks.CallbackList(
             callbacks,
@@ -299,37 +279,68 @@ class Solver:
             epochs=epochs,
             steps=steps,
         )
-        self.model.stop_training = False
-        callbacks.on_train_begin()
-        try:
-            for epoch in range(initial_epoch + 1, epochs + 1):
-                callbacks.on_epoch_begin(epoch - 1)
-                start = time.perf_counter()
-                logs = train(epoch)
-                seconds = time.perf_counter() - start
-                logs.update(validate())
-                callbacks.on_epoch_end(epoch - 1, logs)
-                history.records.append({"epoch": epoch, **logs, "seconds": seconds})
-                stopped = self.model.stop_training or not np.isfinite(logs["loss"])
-                if states is not None and (stopped or epoch == epochs or states.due()):
-                    states.save(
-                        checkpoint_dir,
-                        {"begins": self._begins, "records": history.records, "stopped": stopped},
-                    )
-                if not np.isfinite(logs["loss"]):
-                    warnings.warn(
-                        f"The loss of epoch {epoch} is {logs['loss']}: training ends there. A lower "
-                        "learning rate may help.",
-                        stacklevel=2,
-                    )
-                if stopped:
-                    break
-        except KeyboardInterrupt:
-            warnings.warn(f"Interrupted after {len(history.records)} epochs.", stacklevel=2)
+        save = None
+        with contextlib.ExitStack() as held:
+            if checkpoint_dir is not None:
+                about = {
+                    **history.about,
+                    "shuffle": shuffle,
+                    "loss": describe_loss(self.model.loss),
+                    "metrics": self.model.metrics_names,
+                    "validated": validation_data is not None,
+                    "data": data,
+                }
+                replicas.from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about, held))
+                initial_epoch, save = self._take_up(checkpoint_dir, history, initial_epoch, epochs)
+            self.model.stop_training = False
+            callbacks.on_train_begin()
+            try:
+                for epoch in range(initial_epoch + 1, epochs + 1):
+                    callbacks.on_epoch_begin(epoch - 1)
+                    start = time.perf_counter()
+                    logs = train(epoch)
+                    seconds = time.perf_counter() - start
+                    logs.update(validate())
+                    callbacks.on_epoch_end(epoch - 1, logs)
+                    history.records.append({"epoch": epoch, **logs, "seconds": seconds})
+                    stopped = self.model.stop_training or not np.isfinite(logs["loss"])
+                    if save is not None:
+                        save(stopped)
+                    if not np.isfinite(logs["loss"]):
+                        warnings.warn(
+                            f"The loss of epoch {epoch} is {logs['loss']}: training ends there. A lower "
+                            "learning rate may help.",
+                            stacklevel=2,
+                        )
+                    if stopped:
+                        break
+            except KeyboardInterrupt:
+                warnings.warn(f"Interrupted after {len(history.records)} epochs.", stacklevel=2)
         self.finish()
         callbacks.on_train_end()
         history.about["jit"] = self.jit  # XLA may have failed in between.
         return history
+
+    def _take_up(self, folder, history, initial_epoch, epochs):
+        """Go on from the checkpoints in `folder`, if there are any: epochs done, and what saves more."""
+        states = Checkpoints([*self.model.variables, *self.model.optimizer.variables], self.strategy)
+        known = states.restore(folder, lambda record: record["begins"] == self._begins)
+        if known is not None:
+            history.records = known["records"]
+            done = history.records[-1]["epoch"]
+            if done > epochs:
+                raise ValueError(
+                    f"{folder} holds a training of {done} epochs. Ask for as many or more. Received: "
+                    f"epochs={epochs}."
+                )
+            initial_epoch = epochs if known["stopped"] else done
+
+        def save(stopped):
+            if stopped or history.records[-1]["epoch"] == epochs or states.due():
+                record = {"begins": self._begins, "records": history.records, "stopped": stopped}
+                states.save(folder, record)
+
+        return initial_epoch, save
 
     def _training(self, x, y, batch_size, shuffle, seed):
         """How `fit` trains on `x`: a function of an epoch, its steps if known, and what the data are."""
