@@ -114,6 +114,21 @@ def test_a_folder_belongs_to_one_training(tmp_path):
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="holds something else"):
         opened(tmp_path / "other", about)
+    with pytest.raises(ValueError, match=r"cannot hold checkpoints: TensorFlow takes \[ and \]"):
+        opened(tmp_path / "rate[0.1]", about)
+
+
+@pytest.mark.parametrize("name", ["a*b?", "{x,y}", "Größe 漢", "a b"])
+def test_odd_names(tmp_path, name):
+    variable = keras.Variable(np.zeros(3))
+    states = Checkpoints([variable])
+    for epoch in range(12):
+        variable.assign(np.full(3, epoch))
+        states.save(tmp_path / name, {"epoch": epoch})
+    assert len(list((tmp_path / name).glob("*.index"))) == 2
+    variable.assign(np.zeros(3))
+    assert states.restore(tmp_path / name) == {"epoch": 11}
+    assert (variable.numpy() == 11).all()
 
 
 def build(**options):

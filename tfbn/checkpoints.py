@@ -183,6 +183,11 @@ def open_folder(folder, about, held):
         ValueError: it belongs to another training, and in what they differ; or that goes on elsewhere.
     """
     folder = Path(folder)
+    if set("[]") & set(str(folder)):
+        raise ValueError(
+            f"{folder} cannot hold checkpoints: TensorFlow takes [ and ] in a path for a pattern. Name "
+            "another folder."
+        )
     about = _open(folder, json.loads(json.dumps(about)))
     try:
         held.enter_context(filelock.FileLock(folder / ".lock", blocking=False))
