@@ -103,6 +103,9 @@ def opened(folder, about):
 def test_a_folder_belongs_to_one_training(tmp_path):
     about = {"epochs": 3, "optimizer": {"name": "adam", "rate": 0.1}, "command": "tfbn compare"}
     assert opened(tmp_path / "state", about) == about
+    assert not (tmp_path / "state").exists(), "as there is no checkpoint in it"
+    (tmp_path / "state").mkdir()
+    assert opened(tmp_path / "state", about) == about
     assert opened(tmp_path / "state", {**about, "command": "tfbn compare --resume"}) == about
     other = {**about, "optimizer": {"name": "adam", "rate": 0.2}}
     with pytest.raises(ValueError, match=r"optimizer\.rate was 0\.1 and is 0\.2.*begun by: tfbn compare"):
@@ -114,11 +117,12 @@ def test_a_folder_belongs_to_one_training(tmp_path):
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="holds something else"):
         opened(tmp_path / "other", about)
-    with pytest.raises(ValueError, match=r"cannot hold checkpoints: TensorFlow takes \[ and \]"):
-        opened(tmp_path / "rate[0.1]", about)
+    for name in ("rate[0.1]", "rates*", "rate?"):  # Which would go for the checkpoints of others, too.
+        with pytest.raises(ValueError, match="cannot hold checkpoints: TensorFlow takes"):
+            opened(tmp_path / name, about)
 
 
-@pytest.mark.parametrize("name", ["a*b?", "{x,y}", "Größe 漢", "a b"])
+@pytest.mark.parametrize("name", ["{x,y}", "Größe 漢", "a b"])
 def test_odd_names(tmp_path, name):
     variable = keras.Variable(np.zeros(3))
     states = Checkpoints([variable])
@@ -132,7 +136,7 @@ def test_odd_names(tmp_path, name):
 
 
 def build(**options):
-    return lambda: tfbn.Model(8, 3, hidden_dims=(6,), **options)
+    return lambda: tfbn.Model(8, 3, **{"hidden_dims": (6,), **options})
 
 
 def shared(value):
@@ -265,7 +269,7 @@ def test_a_damaged_checkpoint_costs_epochs_and_no_more(whole, blobs, tmp_path):
         ({"seeds": 3}, r"seeds was \[0, 1\] and is \[0, 1, 2\]"),
         ({"learning_rate": 0.5}, "learning_rate was 0.01 and is 0.5"),
         ({"loss": keras.losses.SparseCategoricalCrossentropy()}, "loss was None and is"),
-        ({"arms": {"plain": ARMS["plain"]}}, "arms.dropped was"),
+        ({"arms": {"plain": ARMS["plain"]}}, r"arms\.dropped was"),
     ],
 )
 def test_another_comparison_is_refused(blobs, tmp_path, change, message):
@@ -278,11 +282,8 @@ def test_another_comparison_is_refused(blobs, tmp_path, change, message):
 def test_other_networks_of_the_same_names_are_not_taken_for_these(blobs, tmp_path):
     tfbn.compare({"a": build(seed=1)}, blobs, **SETTINGS, checkpoint_dir=tmp_path)
     for other in (build(seed=2), build(activation="tanh", seed=1)):
-        with pytest.warns(UserWarning, match="is of another training"):
-            found = tfbn.compare({"a": other}, blobs, **SETTINGS, checkpoint_dir=tmp_path)
-        assert found.test == tfbn.compare({"a": other}, blobs, **SETTINGS).test
-        shutil.rmtree(tmp_path)
-        tfbn.compare({"a": build(seed=1)}, blobs, **SETTINGS, checkpoint_dir=tmp_path)
+        with pytest.raises(ValueError, match=r"network\.a was .+ and is "):
+            tfbn.compare({"a": other}, blobs, **SETTINGS, checkpoint_dir=tmp_path)
 
 
 def test_a_folder_that_goes_away_costs_the_checkpoints_and_not_the_run(whole, blobs, tmp_path):
@@ -329,13 +330,11 @@ def test_fit_takes_no_other_training_for_its_own(blobs, tmp_path):
         solver = tfbn.Solver(build(**{"seed": 1, **options})(), loss=loss, jit=False)
         return solver.fit(*data.train, epochs=2, checkpoint_dir=folder)["loss"]
 
-    fit()
-    for change in ({"seed": 2}, {"activation": "tanh"}, {"use_batchnorm": False}):
-        with pytest.warns(UserWarning, match="and was left out"):
-            found = fit(**change)
-        assert found == fit(folder=None, **change), "as if there were no folder"
-        shutil.rmtree(tmp_path)
-        fit()
+    first = fit()
+    for change in ({"activation": "tanh"}, {"use_batchnorm": False}, {"hidden_dims": (6, 6)}):
+        with pytest.raises(ValueError, match="network was"):
+            fit(**change)
+    assert fit(seed=2) == first, "whose weights are in the state"
     with pytest.raises(ValueError, match="data was"):
         fit(data=tfbn.data.Data(*[(x[::-1], y[::-1]) for x, y in blobs.splits().values()]))
     with pytest.raises(ValueError, match="loss"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -151,11 +152,12 @@ def reason(error):
     'No space left on device'
     """
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = text.rpartition("}} ")[2]  # Where TensorFlow says it was.
     return text.strip().splitlines()[0][:200]
 
 
 def digest(variables, text=""):
-    """SHA-256 of shapes and values, and of a text, as a str.
+    """The first 16 digits of the SHA-256 of shapes and values, and of a text.
 
     >>> digest([np.zeros(2)]) == digest([np.zeros(3)])
     False
@@ -165,7 +167,7 @@ def digest(variables, text=""):
         values = np.ascontiguousarray(variable)
         found.update(f"{values.dtype} {values.shape}".encode())
         found.update(values.tobytes())
-    return found.hexdigest()
+    return found.hexdigest()[:16]
 
 
 def open_folder(folder, about, held):
@@ -174,7 +176,8 @@ def open_folder(folder, about, held):
     Args:
         folder: path.
         about: dict of plain data. Its "command" may differ.
-        held: `contextlib.ExitStack`, until whose end no other process can open the folder.
+        held: `contextlib.ExitStack`, until whose end no other process can open the folder; then a new one
+            that holds no checkpoint is removed.
 
     Returns:
         dict, `about` as it was when the training was begun.
@@ -183,11 +186,12 @@ def open_folder(folder, about, held):
         ValueError: it belongs to another training, and in what they differ; or that goes on elsewhere.
     """
     folder = Path(folder)
-    if set("[]") & set(str(folder)):
+    if set("*?[]") & set(str(folder)):
         raise ValueError(
-            f"{folder} cannot hold checkpoints: TensorFlow takes [ and ] in a path for a pattern. Name "
+            f"{folder} cannot hold checkpoints: TensorFlow takes * ? [ ] in a path for a pattern. Name "
             "another folder."
         )
+    was_there = folder.exists()
     about = _open(folder, json.loads(json.dumps(about)))
     try:
         held.enter_context(filelock.FileLock(folder / ".lock", blocking=False))
@@ -196,15 +200,22 @@ def open_folder(folder, about, held):
             f"{folder} holds the state of a training that is under way. Wait for its end, or take another "
             "folder."
         ) from None
+    if not was_there:
+        held.callback(lambda: holds_checkpoints(folder) or shutil.rmtree(folder, ignore_errors=True))
     return about
+
+
+def holds_checkpoints(folder):
+    """Whether there is a checkpoint in `folder` or below."""
+    return any(Path(folder).rglob("ckpt-*.index"))
 
 
 def _open(folder, about):
     path = folder / "about.json"
     if path.exists():
         try:
-            known = read_json(path)
-        except (OSError, ValueError) as error:
+            known = dict(read_json(path))
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({reason(error)}). Remove {folder}.") from None
         differences = list(_differences({**known, "command": about.get("command")}, about))
         if differences:

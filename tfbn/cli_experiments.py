@@ -69,6 +69,7 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
 
         from absl import logging as absl_logging
 
+        from tfbn.checkpoints import holds_checkpoints
         from tfbn.comparison import Comparison, check_destination
         from tfbn.replicas import check_tf_config, from_chief, is_chief, make_strategy
 
@@ -108,7 +109,6 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
         return _end(console, Comparison.load(out), state, as_json)
     if finished:
         return 0
-    was_there = state.exists()
 
     def end(result):
         console.print()
@@ -124,13 +124,10 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
         result = _train(console, recipe, name, quick, given, state, strategy)
         return from_chief(strategy, lambda: end(result))  # The others wait until all is written.
     except KeyboardInterrupt:
-        if not _holds_checkpoints(state):
+        if not holds_checkpoints(state):
             raise
         console.print(f"Interrupted. What was done is in {state}: --resume goes on from there.")
         return exit_code()
-    finally:
-        if is_chief(strategy) and not was_there and not _holds_checkpoints(state):
-            shutil.rmtree(state, ignore_errors=True)
 
 
 def _end(console, result, state, as_json, save=None):
@@ -145,7 +142,8 @@ def _end(console, result, state, as_json, save=None):
     if result.about["interrupted"]:
         console.print("The same command with --resume goes on from here.")
         return exit_code()
-    shutil.rmtree(state, ignore_errors=True)
+    if (state / "about.json").exists():  # Else it is none of ours.
+        shutil.rmtree(state, ignore_errors=True)
     return 0
 
 
@@ -155,15 +153,12 @@ def _places(name, out, resume):
     if unfinished:
         out = str(max(unfinished, key=_last_written)).removesuffix(UNFINISHED)
     out = Path(out or time.strftime(f"runs/{name}-%Y%m%d-%H%M%S"))
+    out = out if out.name else out.resolve()  # "."
     return out, out.with_name(out.name + UNFINISHED)
 
 
 def _last_written(state):
     return max(map(os.path.getmtime, [state, *state.rglob("ckpt-*.index")]))
-
-
-def _holds_checkpoints(state):
-    return any(state.rglob("ckpt-*.index"))
 
 
 def _train(console, recipe, name, quick, given, state, strategy):

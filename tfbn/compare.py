@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfbn.arms import check_arms
 from tfbn.arrays import Data, check_batch_size
 from tfbn.chance import is_number
-from tfbn.checkpoints import open_folder
+from tfbn.checkpoints import digest, open_folder
 from tfbn.comparison import Comparison
 from tfbn.devices import check_precision, describe_device, find_device, set_precision
 from tfbn.history import versions
@@ -27,6 +27,7 @@ from tfbn.observers import OBSERVERS
 from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.programs import Plan, Program, lag, new_run, work
 from tfbn.replicas import check_strategy, describe_strategy, device_of, from_chief, scope, workers
+from tfbn.signatures import describe_network
 
 
 def compare(
@@ -151,17 +152,6 @@ def compare(
     held = contextlib.ExitStack()
     if checkpoint_dir is not None:
         checkpoint_dir = Path(checkpoint_dir)
-        facts = {
-            "command": command,
-            **where,
-            "data": data.sha256,
-            **settings,
-            "loss": describe_loss(loss),
-            "jit": jit,
-            "observe": list(observe),
-            "arms": {name: [arm.series, arm.value, arm.learning_rate] for name, arm in arms.items()},
-        }
-        command = from_chief(strategy, lambda: open_folder(checkpoint_dir, facts, held))["command"]
     runs, kept = {}, {}
     programs, arrays, built = {}, {}, weakref.WeakSet()
     stop, recording = threading.Event(), threading.Lock()
@@ -179,6 +169,22 @@ def compare(
             )
         built.add(model)
         return model
+
+    def open_state(fresh):
+        about = {
+            "command": command,
+            **where,
+            "data": data.sha256,
+            **settings,
+            "loss": describe_loss(loss),
+            "jit": jit,
+            "observe": list(observe),
+            "arms": {name: [arm.series, arm.value, arm.learning_rate] for name, arm in arms.items()},
+            "network": {
+                arm: digest(model.variables, describe_network(model)) for arm, model in fresh.items()
+            },
+        }
+        return from_chief(strategy, lambda: open_folder(checkpoint_dir, about, held))["command"]
 
     def on_record(record):
         with recording:
@@ -198,6 +204,8 @@ def compare(
             for seed in seeds:
                 # Built here, in turn: the random state is the process's, and Keras' is the thread's.
                 fresh = {arm: build(arm, seed) for arm in arms}
+                if checkpoint_dir is not None and seed == seeds[0]:
+                    command = open_state(fresh)
                 for arm, model in fresh.items():
                     key = arms[arm].program or arm
                     if key not in programs:

@@ -45,13 +45,15 @@ def make_optimizer(optimizer, learning_rate=None):
 
 
 def describe_optimizer(optimizer):
-    """Class and arguments as Keras serializes them, less the name, which Keras numbers.
+    """Class and arguments as Keras serializes them, less names, which Keras numbers.
 
     >>> describe_optimizer(make_optimizer("sgd", 0.1))["config"]["learning_rate"]
     0.1
     """
     config = optimizer.get_config()
     config.pop("name", None)
+    if hasattr(optimizer, "inner_optimizer"):  # Within Keras' LossScaleOptimizer.
+        config["inner_optimizer"] = describe_optimizer(optimizer.inner_optimizer)
     if isinstance(config.get("learning_rate"), float):
         config["learning_rate"] = float(f"{config['learning_rate']:.7g}")  # It was kept in float32.
     return {"class_name": type(optimizer).__name__, "config": config}
@@ -69,4 +71,7 @@ def describe_loss(loss):
             "class_name": type(loss).__name__,
             "config": json.loads(json.dumps(loss.get_config(), default=str)),
         }
-    return loss if isinstance(loss, str | None) else f"{loss.__module__}.{loss.__qualname__}"
+    if isinstance(loss, str | None):
+        return loss
+    named = loss if hasattr(loss, "__qualname__") else type(loss)  # A functools.partial has no name.
+    return f"{named.__module__}.{named.__qualname__}"

@@ -88,8 +88,8 @@ class Program:
         folder = plan.folder and plan.folder / f"{run['arm']}" / f"{run['seed']}"
         self.solver.restart(fresh, learning_rate)
         if folder is not None:
-            begins = digest(self._variables, self.signature or "")
-            known = self._checkpoints.restore(folder, lambda record: record["begins"] == begins)
+            begins = digest(self._variables)
+            known = self._checkpoints.restore(folder, lambda record: record.get("begins") == begins)
             if known is not None:
                 run.update(known["run"])
                 for record in run["records"]:

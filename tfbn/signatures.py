@@ -9,11 +9,12 @@ REFERENCES = ("keras_history", "input_layers", "output_layers")
 OF_LAYERS = {"trainable", "batch_shape", "inbound_nodes", "layers"}
 
 
-def signature(model):
+def signature(model, adapted=False):
     """What a model's configuration says of its compiled program: its layers, less names and initial values.
 
     Models of different signatures cannot be trained by one program. None for a model whose configuration
-    does not tell: layers and functions of one's own, and layers that were adapted to data.
+    does not tell: layers and functions of one's own, and layers that were adapted to data, unless `adapted`
+    says that their data are known to be the same.
 
     >>> import keras
     >>> narrow, wide = (keras.Sequential([keras.Input([2]), keras.layers.Dense(n)]) for n in (3, 4))
@@ -23,12 +24,26 @@ def signature(model):
     >>> signature(narrow) == signature(other)
     True
     """
-    if any(hasattr(layer, "adapt") for layer in model._flatten_layers()):
+    if not adapted and any(hasattr(layer, "adapt") for layer in model._flatten_layers()):
         return None
     try:
         return json.dumps(_bare(json.loads(model.to_json()), {}))
     except (NotImplementedError, TypeError, ValueError):  # Not all of it is Keras'.
         return None
+
+
+def describe_network(model):
+    """What is known of a network, its weights' values aside, as a text.
+
+    >>> import keras
+    >>> def build(name):
+    ...     return keras.Sequential([keras.Input([2]), keras.layers.Dense(3, name)])
+    >>> describe_network(build("relu")) == describe_network(build("tanh"))
+    False
+    """
+    layers = [type(layer).__qualname__ for layer in model._flatten_layers()]
+    shapes = [(list(variable.shape), str(variable.dtype)) for variable in model.variables]
+    return json.dumps([signature(model, adapted=True), layers, shapes])
 
 
 def _bare(config, names):

@@ -21,7 +21,7 @@ from tfbn.devices import describe_device, find_device, set_precision
 from tfbn.history import History, versions
 from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.selftest import choose_jit
-from tfbn.signatures import signature
+from tfbn.signatures import describe_network
 from tfbn.steps import Steps
 from tfbn.streams import Stream, batched, joined, readable
 
@@ -149,6 +149,8 @@ class Solver:
                 loss=_cross_entropy(model) if loss is None else loss,
                 metrics=list(metrics),
             )
+        # As it began: callbacks change the rate, and a failure whether XLA compiles.
+        self._begun = {"optimizer": describe_optimizer(model.optimizer), "jit": jit}
         self._input_shape = self._classes = None  # Known once the model is built.
         self._initial_optimizer_state = None  # Known once its variables are.
 
@@ -236,8 +238,10 @@ class Solver:
             verbose: int, 0 for silence (default), 1 or 2 for Keras' line an epoch.
             checkpoint_dir: path of a folder for the state of the training. A training that finds its own
                 there goes on after its last epoch, to the weights that it would have had, to the last
-                bit; more `epochs` than before train on. The states of callbacks and the order of a
-                dataset that shuffles itself are not kept. Default None: none.
+                bit, whatever the model's weights are now; more `epochs` than before train on. Its own has
+                the same architecture, data and settings; of a dataset its form and name are compared.
+                The states of callbacks and the order of a dataset that shuffles itself are not kept.
+                Default None: none.
 
         Returns:
             `tfbn.history.History`, a record an epoch: epoch, loss and accuracy averaged over the epoch's
@@ -263,7 +267,7 @@ class Solver:
             raise ValueError(f"`seed` must be an integer, 0 or more. Received: seed={seed!r}.")
         callbacks = _epoch_callbacks(callbacks)
         train, steps, data = self._training(x, y, batch_size, shuffle, seed)
-        validate = self._validation(validation_data)
+        validate, validated = self._validation(validation_data)
         history = History(
             about=self.about(
                 batch_size=None if isinstance(x, tf.data.Dataset) else int(batch_size), seed=int(seed)
@@ -284,11 +288,13 @@ class Solver:
             if checkpoint_dir is not None:
                 about = {
                     **history.about,
+                    **self._begun,
+                    "network": digest([], describe_network(self.model)),
                     "shuffle": shuffle,
                     "loss": describe_loss(self.model.loss),
                     "metrics": self.model.metrics_names,
-                    "validated": validation_data is not None,
                     "data": data,
+                    "validation_data": validated,
                 }
                 replicas.from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about, held))
                 initial_epoch, save = self._take_up(checkpoint_dir, history, initial_epoch, epochs)
@@ -324,21 +330,25 @@ class Solver:
     def _take_up(self, folder, history, initial_epoch, epochs):
         """Go on from the checkpoints in `folder`, if there are any: epochs done, and what saves more."""
         states = Checkpoints([*self.model.variables, *self.model.optimizer.variables], self.strategy)
-        known = states.restore(folder, lambda record: record["begins"] == self._begins)
-        if known is not None:
-            history.records = known["records"]
-            done = history.records[-1]["epoch"]
+
+        def check(record):
+            done = record["records"][-1]["epoch"]
             if done > epochs:
                 raise ValueError(
                     f"{folder} holds a training of {done} epochs. Ask for as many or more. Received: "
                     f"epochs={epochs}."
                 )
+            return True
+
+        known = states.restore(folder, check)
+        if known is not None:
+            history.records = known["records"]
+            done = history.records[-1]["epoch"]
             initial_epoch = epochs if known["stopped"] else done
 
         def save(stopped):
             if stopped or history.records[-1]["epoch"] == epochs or states.due():
-                record = {"begins": self._begins, "records": history.records, "stopped": stopped}
-                states.save(folder, record)
+                states.save(folder, {"records": history.records, "stopped": stopped})
 
         return initial_epoch, save
 
@@ -346,7 +356,7 @@ class Solver:
         """How `fit` trains on `x`: a function of an epoch, its steps if known, and what the data are."""
         if isinstance(x, tf.data.Dataset):
             steps_a_call = self._open_dataset(x)
-            return lambda epoch: self._train_dataset(x, steps_a_call), None, str(x.element_spec)
+            return lambda epoch: self._train_dataset(x, steps_a_call), None, _form(x)
         if isinstance(x, Stream):
             batch_size = check_batch_size(batch_size)
             in_order = batched(x.train, batch_size)
@@ -356,7 +366,7 @@ class Solver:
                 batches = batched(x.train, batch_size, seed, epoch) if shuffle else in_order
                 return self._train_dataset(batches, steps_a_call)
 
-            return train_stream, None, str(in_order.element_spec)
+            return train_stream, None, f"{x.name}, {x.source}: {_form(x.train)}"
         arrays = self.prepare(x, y)
         examples = len(arrays.y)
         batch_size = check_batch_size(batch_size, examples)
@@ -440,7 +450,6 @@ class Solver:
         if self._initial_optimizer_state is None:
             self._steps.create_variables(*arrays)
             self._initial_optimizer_state = [v.numpy() for v in self.model.optimizer.variables]
-            self._begins = digest(self.model.variables, str(signature(self.model)))
         return arrays
 
     def train_epoch(self, arrays, order, batch_size):
@@ -513,10 +522,11 @@ class Solver:
         return self._steps.metrics()
 
     def _validation(self, data):
-        """A function that validates and returns Keras' names, for whatever `data` is."""
+        """A function that validates and returns Keras' names, and what the data are."""
         if data is None:
-            return dict
+            return dict, None
         if isinstance(data, tf.data.Dataset):
+            form = _form(data)
 
             def run():
                 return self._evaluate_dataset(data)
@@ -524,11 +534,17 @@ class Solver:
             if not isinstance(data, (tuple, list)) or len(data) != 2:
                 raise ValueError("`validation_data` must be a pair (x, y) or a tf.data.Dataset.")
             arrays = self.prepare(*data)
+            form = digest(arrays)
 
             def run():
                 return self._evaluate(arrays)
 
-        return lambda: {f"val_{name}": value for name, value in run().items()}
+        return lambda: {f"val_{name}": value for name, value in run().items()}, form
+
+
+def _form(dataset):
+    """What can be told of a dataset without reading it."""
+    return f"{dataset.element_spec}, {int(dataset.cardinality())} of them"
 
 
 def _cross_entropy(model):
