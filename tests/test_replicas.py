@@ -181,10 +181,45 @@ def test_what_does_not_go_together_is_said(two_replicas):
             tfbn.Solver(model, strategy=two_replicas, **options)
     with pytest.raises(ValueError, match="The variables of the model are not the strategy's"):
         tfbn.Solver(outside, strategy=two_replicas)
-    with two_replicas.scope(), pytest.raises(ValueError, match="`clipnorm` applies to each"):
+    with two_replicas.scope(), pytest.raises(ValueError, match="`clipnorm` would be applied by each"):
         tfbn.Solver(model, keras.optimizers.SGD(clipnorm=1.0), strategy=two_replicas)
     with pytest.raises(TypeError, match="`strategy` must be"):
         tfbn.Solver(outside, strategy=tf.distribute.OneDeviceStrategy("cpu:0"))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [keras.losses.Dice(), lambda y, y_pred: tf.reduce_mean(tf.square(y - y_pred))],
+    ids=["dice", "function"],
+)
+def test_a_loss_of_the_whole_batch_cannot_be_shared(two_replicas, loss):
+    x, y = examples(8)
+    y = np.eye(3, dtype="float32")[y]
+    with two_replicas.scope():
+        model = build(dense, "plain")
+    solver = tfbn.Solver(model, "sgd", 0.1, loss=loss, metrics=[], strategy=two_replicas)
+    with pytest.raises(ValueError, match="must give a value for each example"):
+        solver.train(x, y)
+
+
+def test_an_overflow_on_one_replica_is_one_on_all(two_replicas):
+    """In float16 a gradient beyond 65,504 costs the step; Keras asks the first replica alone."""
+    x, y = examples(8)
+    x[5] *= 1e4  # On the second.
+
+    def solver(strategy):
+        model = keras.Sequential([keras.Input([8]), keras.layers.Dense(3, kernel_initializer="ones")])
+        return tfbn.Solver(model, "sgd", 1e-6, precision="mixed_float16", strategy=strategy)
+
+    with two_replicas.scope():
+        shared = solver(two_replicas)
+    alone = solver(None)
+    losses = [[one.train(x, y) for _ in range(6)] for one in (alone, shared)]
+    scales = [one.model.optimizer.dynamic_scale.numpy() for one in (alone, shared)]
+    assert scales[0] == scales[1] < 2**15, "the first steps overflowed"
+    np.testing.assert_allclose(*losses, rtol=2e-3)
+    for one, other in zip(alone.model.variables, shared.model.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

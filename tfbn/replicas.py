@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -125,17 +126,40 @@ def check_trainable(strategy, model, optimizer, loss):
                 "`with strategy.scope():`."
             )
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    for name in ("clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps"):
+    refused = ("clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps")
+    for name in (*refused, "ema_overwrite_frequency"):
         if getattr(optimizer, name, None) is not None:
             raise ValueError(
-                f"The optimizer's `{name}` applies to each replica's part of the gradient by itself, which "
-                "is not what one device does. Leave it out under a strategy."
+                f"The optimizer's `{name}` would be applied by each replica to its own part, which is not "
+                "what one device does. Leave it out under a strategy."
             )
     reduction = getattr(loss, "reduction", "mean")
     if reduction not in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
         raise ValueError(
             "`loss` must be a mean over the batch under a strategy. Received one with "
             f"reduction={reduction!r}."
+        )
+
+
+def check_loss(loss, y, y_pred):
+    """Raise if a loss gives no value for each example, of which a replica could take its share.
+
+    Args:
+        loss: a Keras loss, or a function of `y` and `y_pred`; its name, or None for Keras' own.
+        y, y_pred: `tf.TensorSpec`, of a batch.
+
+    Raises:
+        ValueError: as said.
+
+    >>> check_loss("mse", tf.TensorSpec([None, 2]), tf.TensorSpec([None, 2]))
+    """
+    if isinstance(loss, str | None):
+        return
+    call = tf.function(getattr(loss, "call", loss), autograph=False).get_concrete_function
+    if call(y, y_pred).output_shapes.rank == 0:
+        raise ValueError(
+            "`loss` must give a value for each example under a strategy, of which replicas can take their "
+            "shares. Received one that gives a single value for all: let it reduce the last axis alone."
         )
 
 
@@ -193,11 +217,22 @@ def train_step(strategy, model, x, y, rows):
             mean = model.compute_loss(x, y, y_pred, training=True) * replicas  # Keras divides by them.
             loss = model.optimizer.scale_loss(mean * tf.cast(share, mean.dtype))
         weights = model.trainable_weights
-        model.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        gradients = tape.gradient(loss, weights)
+        if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = _all_or_none(gradients)
+        model.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         model.metrics[0].update_state(mean, sample_weight=tf.shape(y)[0])
         model.compute_metrics(x, y, y_pred)
 
     strategy.run(step, (x, y))
+
+
+def _all_or_none(gradients):
+    """NaN on each replica if they are finite on one alone, where Keras would apply what the first has."""
+    known = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    poison = tf.add_n([tf.reduce_sum(0 * gradient) for gradient in known])  # 0, or NaN.
+    poison = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, poison)
+    return [None if gradient is None else gradient + poison for gradient in gradients]
 
 
 @tf.autograph.experimental.do_not_convert

@@ -139,7 +139,7 @@ class Solver:
         self._steps = Steps(model, self.device, jit, strategy)
         if precision is not None:
             set_precision(model, precision)
-        self._labels_are_classes = loss is None
+        self._loss, self._labels_are_classes = loss, loss is None
         with self._steps.place():  # The metrics create their variables here.
             optimizer = make_optimizer(optimizer, learning_rate)
             if strategy is not None:
@@ -448,6 +448,11 @@ class Solver:
             with self._steps.place():
                 arrays = Arrays(tf.constant(x), tf.constant(y))
         if self._initial_optimizer_state is None:
+            if self.strategy is not None:
+                pair = arrays.y, self._output
+                replicas.check_loss(
+                    self._loss, *(tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in pair)
+                )
             self._steps.create_variables(*arrays)
             self._initial_optimizer_state = [v.numpy() for v in self.model.optimizer.variables]
         return arrays
@@ -478,7 +483,8 @@ class Solver:
             self._input_shape = (None, *shape[1:])
             with self._steps.place():
                 # A symbolic call: nothing is computed.
-                self._classes = model(keras.KerasTensor(self._input_shape)).shape[-1]
+                self._output = model(keras.KerasTensor(self._input_shape))
+            self._classes = self._output.shape[-1]
 
     def _evaluate(self, arrays, batch_size=EVALUATION_BATCH_SIZE):
         self._steps.reset_metrics()
