@@ -75,7 +75,7 @@ FLOORS = {
     "inference.runtimes": 0,
     "inference.export": 6,
     "inference.from_torch": 4,
-    "console": 0,
+    "console": 1,
     "signals": 0,
     "signatures": 0,
     "cli_settings": 1,

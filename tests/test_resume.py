@@ -7,6 +7,8 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -171,3 +173,16 @@ def test_folders_that_become_read_only(tmp_path, whole):
     code, _, error = finish(start(tmp_path, "compare", *OPTIONS, "--out", "run", "--resume"))
     assert code == 0, error
     assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="asks Linux what a process has loaded")
+def test_interrupted_amid_the_import_of_tensorflow(tmp_path, number):
+    """An exception there gets lost, or crashes the process."""
+    process = start(tmp_path, "compare", *OPTIONS)
+    while "tensorflow" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.send_signal(number)
+    code, out, error = finish(process)
+    assert (code, out, error) == (128 + number, "", "Interrupted: nothing was written.\n")
+    assert not list(tmp_path.iterdir())

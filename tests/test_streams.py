@@ -62,6 +62,26 @@ def test_a_bad_batch_is_named_however_late_it_comes(blobs):
             solver_.evaluate(dataset)
 
 
+def test_shapes_that_only_the_batches_tell(blobs):
+    spec = (tf.TensorSpec([None, None], "float32"), tf.TensorSpec(None, "int32"))
+    batches = tf.data.Dataset.from_generator(
+        lambda: iter([tuple(array[:20] for array in blobs.train)] * 3), output_signature=spec
+    )
+    history = tfbn.Solver(net(), jit=False).fit(batches, epochs=1, validation_data=batches)
+    x, y = (np.concatenate([array[:20]] * 3) for array in blobs.train)
+    known = tfbn.Solver(net(), jit=False).fit(x, y, epochs=1, batch_size=20, shuffle=False)
+    assert history["loss"] == pytest.approx(known["loss"], rel=1e-5)
+
+
+def test_large_examples_are_shuffled_in_smaller_blocks():
+    """Of 1 MiB each 64 are."""
+    images = tf.data.Dataset.range(200).map(lambda i: tf.fill([2**18], tf.cast(i, "float32")))
+    seen = [int(batch[0, 0]) for batch in batched(images, 1, seed=0)]
+    for start in range(0, 200, 64):
+        block = list(range(start, min(start + 64, 200)))
+        assert sorted(seen[start : start + 64]) == block != seen[start : start + 64]
+
+
 def test_a_record_that_is_damaged_in_the_middle(tmp_path):
     path = str(tmp_path / "records")
     with tf.io.TFRecordWriter(path) as writer:

@@ -8,7 +8,10 @@ __version__ = version("tfbn")
 
 # `import tfbn` registers the layer with Keras, for which it has to load TensorFlow: some seconds, and
 # a screenful of its notes. The command `tfbn` reads its arguments first; it needs no names from here.
-if Path(sys.argv[0]).stem != "tfbn":
+_is_command = Path(sys.argv[0]).stem == "tfbn" or (
+    sys.argv[0] == "-m" and sys.orig_argv[-len(sys.argv)] == "tfbn"  # python -m tfbn
+)
+if not _is_command:
     from tfbn import data
     from tfbn.arms import Arm
     from tfbn.compare import compare

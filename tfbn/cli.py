@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import warnings
@@ -9,8 +10,8 @@ import warnings
 import click
 
 from tfbn import cli_experiments, cli_inference
-from tfbn.console import hushed, open_console
-from tfbn.signals import end_as_by_interrupt, exit_code
+from tfbn.console import hushed, loading, open_console
+from tfbn.signals import end_as_by_interrupt, exit_code, ignore
 
 
 @click.group(
@@ -30,7 +31,7 @@ for command in (*cli_experiments.COMMANDS, *cli_inference.COMMANDS):
 def devices(as_json):
     """What there is to train on, and whether XLA works there; and the versions."""
     console = open_console(as_json)
-    with console.status("Loading TensorFlow"), hushed():
+    with loading(console):
         from tfbn import selftest
         from tfbn.history import to_json
     with console.status("Trying the devices"), hushed():
@@ -53,7 +54,7 @@ def bench():
 def bench_solver(steps, repeats, device, as_json):
     """One training step of both nets of `tfbn compare`: ours, Keras', PyTorch's and JAX'."""
     console = open_console(as_json)
-    with console.status("Loading TensorFlow"), hushed():
+    with loading(console):
         from tfbn import bench_solver
         from tfbn.history import to_json
     with console.status("Timing") as status, hushed():
@@ -72,7 +73,7 @@ def bench_solver(steps, repeats, device, as_json):
 def bench_layer(repeats, device, as_json):
     """One layer, training and inference: ours, Keras', PyTorch's, and a plain copy. Some two minutes."""
     console = open_console(as_json)
-    with console.status("Loading TensorFlow"), hushed():
+    with loading(console):
         from tfbn import bench_layer
         from tfbn.history import to_json
     with console.status("Timing") as status, hushed():
@@ -106,6 +107,9 @@ def main():
         # TensorFlow's class is not at hand where it was not loaded.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
-        errors.print("Error: this does not fit into memory. Take fewer or narrower layers, or less data.")
+        full = "No space left on device" in str(error)  # The same to TensorFlow.
+        memory = "this does not fit into memory. Take fewer or narrower layers, or less data."
+        errors.print(f"Error: {'no space is left on the device.' if full else memory}")
         code = 2
+    atexit.register(ignore)  # A signal while Python ends would change the exit code.
     sys.exit(code)

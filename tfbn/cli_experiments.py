@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from tfbn.cli_settings import list_of, number_or_name, settings
-from tfbn.console import hushed, live, open_console
+from tfbn.console import hushed, live, loading, open_console
 from tfbn.recipes import RECIPES, find
 from tfbn.signals import end_as_by_interrupt, exit_code, undisturbed
 
@@ -64,7 +64,7 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
     recipe = _find(name)
     recipe.resolve(quick, **given)
     console = open_console(as_json)
-    with console.status("Loading TensorFlow"), hushed():
+    with loading(console):
         import logging
 
         from absl import logging as absl_logging
@@ -198,13 +198,15 @@ def _train(console, recipe, name, quick, given, state, strategy):
 
 
 def _save(console, result, out, models, replace):
+    problem = None
     with console.status("Saving"), hushed(), undisturbed():
         try:
             folder = result.save(out, models=models, replace=replace)
         except ValueError as error:
             # Something came there while the networks trained, which must not be for nothing.
-            folder = result.save(time.strftime(f"{out}-%Y%m%d-%H%M%S"), models=models)
-            warnings.warn(f"{error} The results are in {folder}.", stacklevel=1)
+            folder, problem = result.save(time.strftime(f"{out}-%Y%m%d-%H%M%S"), models=models), error
+    if problem is not None:
+        warnings.warn(f"{problem} The results are in {folder}.", stacklevel=1)
     written = ", ".join(sorted(path.name for path in folder.iterdir()))
     console.print(f"\nSaved {written} in")
     console.print(str(folder), soft_wrap=True)
@@ -237,7 +239,7 @@ def recipes(name):
 def report(folder):
     """Write FOLDER/report.html anew from FOLDER/results.json: one page with all of a run."""
     console = open_console(stderr=False)
-    with console.status("Loading TensorFlow"), hushed():
+    with loading(console):
         from tfbn.comparison import Comparison
     console.print(str(Comparison.load(folder).report(folder)), soft_wrap=True)
 

@@ -7,7 +7,7 @@ import functools
 import click
 from rich.markup import escape
 
-from tfbn.console import hushed, open_console
+from tfbn.console import hushed, loading, open_console
 
 
 def names(context, parameter, text):
@@ -42,7 +42,7 @@ def of_a_model(split, dataset, command):
 
 def _open(console, path, out=None, suffix=".keras", needs_batchnorm=True):
     """The model in the file `path`, once `out` is known to be a file that can be written."""
-    with console.status("Loading TensorFlow"), hushed():
+    with loading(console):
         from absl import logging
 
         import tfbn.models  # noqa: F401  so that Keras knows its classes

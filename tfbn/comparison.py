@@ -272,13 +272,28 @@ class Comparison:
         try:
             content = read_json(path / "results.json" if path.is_dir() else path)
             content.pop("verdict")  # It follows from the rest.
-            return cls(content.pop("records"), content.pop("test"), content)
+            found = cls(content.pop("records"), content.pop("test"), content)
+            _check(found)
+            return found
         except FileNotFoundError:
             raise ValueError(
                 f"{path} holds no results.json. Name a folder that a comparison was saved in."
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} holds no results.json of a comparison: {error!r}") from error
+
+
+def _check(comparison):
+    """Raise KeyError or TypeError for a comparison that was loaded and lacks something."""
+    about = comparison.about
+    for key in ("versions", "device", "vary", "recipe", "figures", "notes", "diverged", "interrupted"):
+        about[key]
+    for key in ("title", "source", "classes"):
+        about["dataset"][key]
+    for key in ("arms", "reach", "steps_per_epoch"):
+        about["settings"][key]
+    for record in (*comparison.records, *comparison.test):
+        about["settings"]["arms"][record["arm"]], record["seed"]
 
 
 def check_destination(path, replace=False):

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tfbn.signals import ended_at_once
+
 
 def open_console(stderr):
     """Lines as wide as the terminal, and unbroken where there is none."""
@@ -36,6 +38,13 @@ def hushed():
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def loading(console):
+    """While TensorFlow is imported, which takes seconds."""
+    with console.status("Loading TensorFlow"), ended_at_once(), hushed():
+        yield
 
 
 @contextlib.contextmanager

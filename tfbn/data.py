@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 
 from tfbn.arrays import Data, Split
 from tfbn.streams import Stream
@@ -194,6 +195,10 @@ def _builder(name, data_dir):
         raise ValueError(f"The data folder {data_dir} is a file. Name a folder.")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
+    except json_format.ParseError as error:
+        raise ValueError(
+            f"The prepared {name} is damaged ({str(error)[:200]}). Remove its folder, and prepare it again."
+        ) from None
     except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError, ImportError):
         known = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(str(name), known, n=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 
@@ -23,6 +24,31 @@ def end_as_by_interrupt():
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextlib.contextmanager
+def ended_at_once():
+    """Let either end the command on the spot: an exception amid an import gets lost, or crashes it."""
+    error = os.dup(2)  # That may lead elsewhere by then.
+
+    def end(number, frame):
+        cursor = b"\x1b[?25h" if os.isatty(error) else b""  # Which a spinner hides.
+        os.write(error, cursor + b"Interrupted: nothing was written.\n")
+        os._exit(128 + number)
+
+    kept = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        os.close(error)
+
+
+def ignore():
+    """Let neither have an effect any more."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

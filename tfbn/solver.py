@@ -509,7 +509,7 @@ class Solver:
         """One pass over a dataset, so many steps a call; what makes no whole call is a call a step."""
         self._steps.reset_metrics()
         sizes = None
-        for x, y, sizes in joined(dataset, steps, self._classes if self._labels_are_classes else None):
+        for x, y, sizes in self._joined(dataset, steps):
             sizes = sizes.numpy()
             if len(sizes) == steps and (sizes == sizes[0]).all():
                 self._steps.train_epoch(x, y, range(len(x)), int(sizes[0]))
@@ -523,9 +523,13 @@ class Solver:
     def _evaluate_dataset(self, dataset):
         self._open_dataset(dataset)
         self._steps.reset_metrics()
-        for x, y, sizes in joined(dataset, 1, self._classes if self._labels_are_classes else None):
+        for x, y, sizes in self._joined(dataset, 1):
             self._steps.evaluate(x, y, int(sizes[0]))
         return self._steps.metrics()
+
+    def _joined(self, dataset, steps):
+        classes = self._classes if self._labels_are_classes else None
+        return joined(dataset, steps, classes, self._input_shape[1:])
 
     def _validation(self, data):
         """A function that validates and returns Keras' names, and what the data are."""

@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from tfbn.arrays import check_examples
 
-BUFFER = 10_000  # examples in a row that a stream shuffles
+# Examples in a row that a stream shuffles, if they take no more bytes.
+BUFFER = 10_000
+BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Stream:
 def batched(dataset, batch_size, seed=None, epoch=0):
     """Batches of a dataset of examples; with a `seed` shuffled, by seed and epoch alone.
 
-    Each 10,000 examples in a row are shuffled among themselves, so that memory stays flat.
+    Each 10,000 examples in a row, or 64 MiB of them, are shuffled among themselves, so that memory stays
+    flat.
 
     >>> batches = batched(tf.data.Dataset.range(5), 2, seed=0)
     >>> [len(batch) for batch in batches]
@@ -52,17 +55,21 @@ def batched(dataset, batch_size, seed=None, epoch=0):
     def taken_apart(block, *values):
         return shuffle(block, values if len(values) > 1 else values[0])
 
-    blocks = dataset.batch(BUFFER).enumerate().map(taken_apart)
+    sizes = [
+        (spec.shape.num_elements() or 1) * spec.dtype.size for spec in tf.nest.flatten(dataset.element_spec)
+    ]
+    blocks = dataset.batch(min(BUFFER, max(batch_size, BYTES // sum(sizes)))).enumerate().map(taken_apart)
     return blocks.rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def joined(dataset, steps, classes):
+def joined(dataset, steps, classes, shape=None):
     """Batches ``(x, y)``, checked as arrays are, so many joined to one, and fetched ahead of the training.
 
     Args:
         dataset: `tf.data.Dataset` of batches, of whatever sizes.
         steps: int, how many to join; the last group may have fewer.
         classes: int, or None for targets that are no classes.
+        shape: that of an example of `x`, where the dataset does not tell. Default None.
 
     Yields:
         ``(x, y, sizes)``: the examples of all batches of a group, and how many each had.
@@ -86,7 +93,8 @@ def joined(dataset, steps, classes):
     def checked(x, y):
         types = [_standard(x.dtype), tf.int32 if classes is not None else _standard(y.dtype)]
         found_x, found_y = tf.numpy_function(check, [x, y], types)
-        found_x.set_shape([None, *x.shape[1:]])
+        known = x.shape.rank is not None and x.shape[1:].is_fully_defined()
+        found_x.set_shape([None, *(x.shape[1:] if known else shape)])
         found_y.set_shape([None] if classes is not None else [None, *y.shape[1:]])
         return found_x, found_y
 
