@@ -78,6 +78,10 @@ def test_runs_a_sweep(command, tmp_path):
     assert code == 0
     assert out.splitlines()[-1] == "run/report.html"
     assert (tmp_path / "run" / "report.html").read_text() == page
+    before = (tmp_path / "run" / "results.json").read_text()
+    code, out, _ = command("report", "run/results.json")
+    assert (code, out.splitlines()[-1]) == (0, "run/report.html")
+    assert (tmp_path / "run" / "results.json").read_text() == before
 
 
 def test_a_folder_that_comes_in_between_costs_no_results(command, tmp_path, monkeypatch):

@@ -343,3 +343,43 @@ def test_a_worker_that_dies_ends_the_others_with_a_message(tmp_path, number):
     finally:
         chief.kill()
         worker.kill()
+
+
+@pytest.mark.slow
+def test_workers_that_were_told_different_things_do_not_train(tmp_path):
+    command = "-m tfbn compare --train-size 500 --epochs 2 --seeds 1 --strategy multiworker --out out"
+    more = {0: "", 1: " --learning-rate 0.1 --batch-size 50"}
+    chief, worker = start_workers(tmp_path, lambda index: shlex.split(command + more[index]))
+    try:
+        errors = worker.communicate(timeout=120)[1]
+        assert worker.returncode == 2
+        assert "Error: This worker was not started as the chief was: batch_size was 32 and is 50" in errors
+        assert "learning_rate was 0.01 and is 0.1" in errors and "Traceback" not in errors
+        _, errors = chief.communicate(timeout=120)
+        assert chief.returncode == 2
+        assert errors.splitlines()[-1].startswith("Error: Another worker is gone")
+        assert not (tmp_path / "out").exists()
+    finally:
+        for process in (chief, worker):
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.slow
+def test_waiting_for_workers_ends_by_an_interrupt(tmp_path):
+    command = "-m tfbn compare --strategy multiworker --out out"
+    chief, worker = start_workers(tmp_path, lambda index: shlex.split(command))
+    worker.kill()
+    worker.communicate()
+    try:
+        for line in chief.stdout:
+            if "Waiting for the workers" in line:
+                break
+        time.sleep(3)  # Now it is in C++.
+        chief.send_signal(signal.SIGINT)
+        chief.communicate(timeout=60)
+        assert chief.returncode == -signal.SIGINT
+        assert not any((tmp_path / "0").iterdir())
+    finally:
+        chief.kill()
+        chief.communicate()

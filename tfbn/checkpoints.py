@@ -205,6 +205,17 @@ def open_folder(folder, about, held):
     return about
 
 
+def check_same(about, strategy):
+    """Raise ValueError on a worker of which `about`, a dict of plain data, is not the chief's."""
+    about = json.loads(json.dumps(about))
+    differences = list(_differences(from_chief(strategy, lambda: about), about))
+    if differences:
+        raise ValueError(
+            f"This worker was not started as the chief was: {'; '.join(differences[:3])}. Start all of "
+            "them with the same command and the same data."
+        )
+
+
 def holds_checkpoints(folder):
     """Whether there is a checkpoint in `folder` or below."""
     return any(Path(folder).rglob("ckpt-*.index"))

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from tfbn.cli_settings import list_of, number_or_name, settings
 from tfbn.console import hushed, live, loading, open_console
 from tfbn.recipes import RECIPES, find
-from tfbn.signals import end_as_by_interrupt, exit_code, undisturbed
+from tfbn.signals import exit_code, left_to_the_system, undisturbed
 
 UNFINISHED = ".unfinished"
 
@@ -79,9 +79,8 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
     if strategy == "multiworker":
         check_tf_config(os.environ.get("TF_CONFIG"))
         console.print("Waiting for the workers of TF_CONFIG")
-    with hushed():
+    with hushed(), left_to_the_system():
         strategy = make_strategy(strategy)
-    end_as_by_interrupt()  # Again: TensorFlow's workers take SIGTERM for themselves.
     console.quiet = not is_chief(strategy)  # What there is to say the chief says.
 
     def find_places():
@@ -93,17 +92,18 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
             if (known.get("name"), known.get("changed")) != (name, given_):
                 raise ValueError(f"{found} holds a finished run of another recipe or other settings.")
         else:
-            check_destination(found, replace=resume)
             if state.exists() and not resume:
                 raise ValueError(
                     f"{state} holds a run that was cut off, or goes on. Add --resume, or take another OUT."
                 )
+            check_destination(found, replace=resume)
         return str(found), str(state), finished
 
     *places, finished = from_chief(strategy, find_places)
     out, state = map(Path, places)
-    if resume and not finished and not state.exists():
-        console.print("Nothing was cut off: it begins anew.")
+    if resume and not finished:
+        was_cut_off = holds_checkpoints(state)
+        console.print(f"Going on from {state}" if was_cut_off else "Nothing was cut off: it begins anew.")
     if finished and is_chief(strategy):
         console.print(f"Nothing to go on with: the run in {out} was finished.\n")
         return _end(console, Comparison.load(out), state, as_json)
@@ -128,6 +128,10 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
             raise
         console.print(f"Interrupted. What was done is in {state}: --resume goes on from there.")
         return exit_code()
+    except OSError:
+        if holds_checkpoints(state):
+            console.print(f"What was done is in {state}: --resume goes on from there.")
+        raise
 
 
 def _end(console, result, state, as_json, save=None):
@@ -241,7 +245,10 @@ def report(folder):
     console = open_console(stderr=False)
     with loading(console):
         from tfbn.comparison import Comparison
-    console.print(str(Comparison.load(folder).report(folder)), soft_wrap=True)
+    found = Comparison.load(folder)
+    folder = Path(folder)
+    page = found.report(folder if folder.is_dir() else folder.with_name("report.html"))
+    console.print(str(page), soft_wrap=True)
 
 
 COMMANDS = (compare, run, recipes, report)

@@ -81,7 +81,7 @@ def settings(shown=None):
         click.option(
             "--resume",
             is_flag=True,
-            help="Go on with the run of this command that was cut off: that in OUT, or else the newest.",
+            help="Go on with a run that was cut off: that in OUT, or else the newest of this name.",
         ),
         click.option("--no-fallback", is_flag=True, help="Fail rather than take the sample of MNIST."),
         click.option(

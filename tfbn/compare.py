@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfbn.arms import check_arms
 from tfbn.arrays import Data, check_batch_size
 from tfbn.chance import is_number
-from tfbn.checkpoints import digest, open_folder
+from tfbn.checkpoints import check_same, digest, open_folder
 from tfbn.comparison import Comparison
 from tfbn.devices import check_precision, describe_device, find_device, set_precision
 from tfbn.history import versions
@@ -88,7 +88,8 @@ def compare(
         checkpoint_dir: path of a folder for the state of the training. A comparison that finds its own
             there goes on from it, to the result that it would have had, to the last bit. A checkpoint
             is written after each epoch, or as often as takes a tenth of the time. What a layer of one's own
-            keeps or draws outside of Keras' variables is not in it. Default None: none.
+            keeps or draws outside of Keras' variables is not in it, and under a strategy the first
+            replica's values stand for all. Default None: none.
         strategy: as in `Solver`, over whose replicas each batch is split; arms are built in its scope.
             Several workers have to make the same call. All come to the same records and models, which
             are ordinary ones; the chief alone writes checkpoints. Default None: one device.
@@ -170,10 +171,8 @@ def compare(
         built.add(model)
         return model
 
-    def open_state(fresh):
+    def begin(fresh):
         about = {
-            "command": command,
-            **where,
             "data": data.sha256,
             **settings,
             "loss": describe_loss(loss),
@@ -184,6 +183,10 @@ def compare(
                 arm: digest(model.variables, describe_network(model)) for arm, model in fresh.items()
             },
         }
+        check_same(about, strategy)
+        if checkpoint_dir is None:
+            return command
+        about = {"command": command, **where, **about}
         return from_chief(strategy, lambda: open_folder(checkpoint_dir, about, held))["command"]
 
     def on_record(record):
@@ -204,8 +207,8 @@ def compare(
             for seed in seeds:
                 # Built here, in turn: the random state is the process's, and Keras' is the thread's.
                 fresh = {arm: build(arm, seed) for arm in arms}
-                if checkpoint_dir is not None and seed == seeds[0]:
-                    command = open_state(fresh)
+                if seed == seeds[0]:
+                    command = begin(fresh)
                 for arm, model in fresh.items():
                     key = arms[arm].program or arm
                     if key not in programs:

@@ -40,6 +40,7 @@ def make_optimizer(optimizer, learning_rate=None):
             "keras.optimizers.Optimizer."
         )
     rate = DEFAULT_LEARNING_RATE if learning_rate is None else learning_rate
+    rate = float(rate) if isinstance(rate, int) else rate  # Keras refuses integers.
     kind, options = known[optimizer.lower()]
     return kind(learning_rate=rate, **options)
 

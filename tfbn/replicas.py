@@ -301,7 +301,8 @@ def scope(strategy):
         if workers(strategy) == 1:
             raise
         lines = [line for line in str(error).splitlines() if "/job:" in line or "ollective" in line]
+        said = (lines or [str(error)])[0].rpartition("}} ")[2]
         raise ConnectionError(
             "Another worker is gone, and training cannot go on without it. Start all of them again, with "
-            f"the checkpoints if there are any. TensorFlow says: {(lines or [str(error)])[0].strip()[:200]}"
+            f"the checkpoints if there are any. TensorFlow says: {said.strip()[:200]}"
         ) from None

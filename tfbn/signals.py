@@ -45,6 +45,17 @@ def ended_at_once():
         os.close(error)
 
 
+@contextlib.contextmanager
+def left_to_the_system():
+    """Let Ctrl-C kill the process, where TensorFlow waits in C++ and no handler of Python's would run."""
+    kept = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:  # Also from TensorFlow, whose workers take SIGTERM for themselves.
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
 def ignore():
     """Let neither have an effect any more."""
     for number in (signal.SIGINT, signal.SIGTERM):

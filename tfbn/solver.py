@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfbn import replicas
 from tfbn.arrays import Data, as_classes, batch_order, check_batch_size, check_examples
-from tfbn.checkpoints import Checkpoints, digest, open_folder
+from tfbn.checkpoints import Checkpoints, check_same, digest, open_folder
 from tfbn.devices import describe_device, find_device, set_precision
 from tfbn.history import History, versions
 from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
@@ -227,9 +227,11 @@ class Solver:
                 ``(x, y)``.
             y: labels ``[N]``, or one-hot ``[N, classes]``; None for data and datasets.
             epochs: int, the number of the last epoch. Default 1.
-            batch_size: int, examples a step. Default 32. A last batch of fewer is trained on as well.
+            batch_size: int, examples a step; a dataset has its own. Default 32. A last batch of fewer is
+                trained on as well.
             validation_data: ``(x, y)`` or a dataset, evaluated after each epoch. Default None.
-            shuffle: bool, whether each epoch takes the examples in a new order. Default True.
+            shuffle: bool, whether each epoch takes the examples in a new order; not those of a dataset,
+                which comes as it is. Default True.
             seed: int, determines the orders. Default 0.
             callbacks: Keras callbacks. They are called at the beginning and end of training and of
                 each epoch, with Keras' names (loss, accuracy, val_loss, val_accuracy); never at a
@@ -238,7 +240,8 @@ class Solver:
             verbose: int, 0 for silence (default), 1 or 2 for Keras' line an epoch.
             checkpoint_dir: path of a folder for the state of the training. A training that finds its own
                 there goes on after its last epoch, to the weights that it would have had, to the last
-                bit, whatever the model's weights are now; more `epochs` than before train on. Its own has
+                bit, whatever the model's weights are now; more `epochs` than before train on, unless it had
+                ended early. Its own has
                 the same architecture, data and settings; of a dataset its form and name are compared.
                 The states of callbacks and the order of a dataset that shuffles itself are not kept.
                 Default None: none.
@@ -252,6 +255,8 @@ class Solver:
             ValueError: shapes that do not fit; labels outside the classes; NaN or infinity in `x`; a
                 batch size below 1 or over the data; a `checkpoint_dir` of another training.
         """
+        if isinstance(x, tf.data.Dataset) and y is not None:
+            raise ValueError("`y` comes from the dataset itself, which gives pairs (x, y). Leave it out.")
         if isinstance(x, Data | Stream) and not (y is validation_data is None):
             raise ValueError(
                 f"`y` and `validation_data` come from the data itself when `x` is {type(x).__name__}. "
@@ -283,19 +288,22 @@ class Solver:
             epochs=epochs,
             steps=steps,
         )
+        about = {
+            **self._begun,
+            "batch_size": history.about["batch_size"],
+            "seed": history.about["seed"],
+            "network": digest([], describe_network(self.model)),
+            "shuffle": shuffle,
+            "loss": describe_loss(self.model.loss),
+            "metrics": self.model.metrics_names,
+            "data": data,
+            "validation_data": validated,
+        }
+        check_same(about, self.strategy)
         save = None
         with contextlib.ExitStack() as held:
             if checkpoint_dir is not None:
-                about = {
-                    **history.about,
-                    **self._begun,
-                    "network": digest([], describe_network(self.model)),
-                    "shuffle": shuffle,
-                    "loss": describe_loss(self.model.loss),
-                    "metrics": self.model.metrics_names,
-                    "data": data,
-                    "validation_data": validated,
-                }
+                about = {**history.about, **about}
                 replicas.from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about, held))
                 initial_epoch, save = self._take_up(checkpoint_dir, history, initial_epoch, epochs)
             self.model.stop_training = False
@@ -431,6 +439,7 @@ class Solver:
             ):
                 raise ValueError(
                     f"x must have the shape {expected} that the model takes. Received: {shape}."
+                    + (" Batch the examples: dataset.batch(32), say." if shape == expected[1:] else "")
                 )
         self._build(self.model, shape)
         classes = self._classes if self._labels_are_classes else None
@@ -537,6 +546,7 @@ class Solver:
             return dict, None
         if isinstance(data, tf.data.Dataset):
             form = _form(data)
+            self._open_dataset(data)
 
             def run():
                 return self._evaluate_dataset(data)
