@@ -29,6 +29,7 @@ def choose_jit(model, device, jit="auto"):
     Raises:
         ValueError: the device cannot train even without XLA.
 
+    >>> import keras
     >>> choose_jit(keras.Sequential([keras.Input([2]), keras.layers.Dense(2)]), "cpu:0")
     True
     """
