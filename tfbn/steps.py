@@ -16,7 +16,7 @@ class Steps:
     """Keras' own steps of one compiled model, many of them a call.
 
     Args:
-        model: `keras.Model`, compiled by Keras and built.
+        model: `keras.Model`, which has to be built and compiled by Keras before anything is called.
         device: str, as `tfbn.devices.find_device` gives it.
         jit: bool, whether XLA compiles epochs; False from then on where that fails.
         strategy: of `tf.distribute`, over whose replicas each batch is split. Default None.
