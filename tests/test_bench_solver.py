@@ -23,6 +23,15 @@ def test_every_peer_trains_the_same_nets():
         assert f"{row['microseconds']:.0f}" in bench_solver.table(result)
 
 
+def test_peers_on_a_stream():
+    result = bench_solver.solver(steps=50, repeats=1, stream=True)
+    names = ["tfbn", "keras.Model.fit", "keras.Model.fit, XLA, 200 steps a call"]
+    assert [row["name"] for row in result["rows"]] == names
+    for row in result["rows"]:
+        assert row["loss"] == pytest.approx(result["rows"][0]["loss"], rel=0.2)
+    assert "32 of a tf.data.Dataset, on cpu:0" in bench_solver.table(result)
+
+
 def test_on_the_device_it_is_told(monkeypatch):
     """The second CPU stands for a GPU."""
     nets = []

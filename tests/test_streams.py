@@ -1,6 +1,7 @@
 """Datasets that need not fit into memory are trained on as arrays are, and memory stays flat."""
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -54,7 +55,10 @@ def test_a_bad_batch_is_named_however_late_it_comes(blobs):
     x[150, 2] = np.nan
     y[190] = 9
     solver_ = tfbn.Solver(net())
-    for values, message in [((x, blobs.train.y), "x has NaN"), ((blobs.train.x, y), "labels from 0 to 9")]:
+    for values, message in [
+        ((x, blobs.train.y), "Batch 16: x has NaN or infinity in 1 of 10 examples, the first at 0"),
+        ((blobs.train.x, y), "Batch 20: y .* labels from 0 to 9"),
+    ]:
         dataset = tf.data.Dataset.from_tensor_slices(values).batch(10)
         with pytest.raises(ValueError, match=message):
             solver_.fit(dataset, epochs=1)
@@ -71,6 +75,35 @@ def test_shapes_that_only_the_batches_tell(blobs):
     x, y = (np.concatenate([array[:20]] * 3) for array in blobs.train)
     known = tfbn.Solver(net(), jit=False).fit(x, y, epochs=1, batch_size=20, shuffle=False)
     assert history["loss"] == pytest.approx(known["loss"], rel=1e-5)
+
+
+def test_batches_that_do_not_match(monkeypatch):
+    """In number, as batches or in all; or in shape, which the dataset need not tell."""
+    monkeypatch.setattr(solver, "STEPS_A_CALL", 2)
+    good, three = (np.ones([4, 8], "float32"), np.zeros(4, "int32")), np.zeros(3, "int32")
+    five = np.zeros(5, "int32")
+    any_shape = (tf.TensorSpec(None, "float32"), tf.TensorSpec(None, "int32"))
+    known = (tf.TensorSpec([None, 8], "float32"), tf.TensorSpec([None], "int32"))
+    trained = tfbn.Solver(net(), jit=False)
+    for spec, last, message in [
+        (known, [(good[0], three)], "Batch 4: x and y must hold as many.*(4, 8) and (3,)"),
+        (known, [(good[0], three), (good[0], five)], "Batch 4: x and y must hold as many.*(4, 8) and (3,)"),
+        (known, [(good[0][:0], five[:0])], "Batch 4: x and y must hold as many.*(0, 8) and (0,)"),
+        (any_shape, [(good[0][:, :7], good[1])], "Batch 4: x must have examples of the shape (8,).*(7,)"),
+        (any_shape, [(good[0], three)], "Batch 4: x and y must hold as many.*(4, 8) and (3,)"),
+    ]:
+        batches = tf.data.Dataset.from_generator(lambda: iter([good] * 3 + last), output_signature=spec)  # noqa: B023
+        with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+            trained.fit(batches)
+
+
+def test_batches_of_one_size_that_the_dataset_tells(blobs):
+    batches = tf.data.Dataset.from_tensor_slices(tuple(blobs.train)).batch(20, drop_remainder=True)
+    x, y = (array[: len(array) // 20 * 20] for array in blobs.train)
+    history = tfbn.Solver(net(), jit=False).fit(batches, validation_data=batches)
+    known = tfbn.Solver(net(), jit=False).fit(x, y, batch_size=20, shuffle=False, validation_data=(x, y))
+    for name in ("loss", "val_loss"):
+        assert history[name] == pytest.approx(known[name], rel=1e-5)
 
 
 def test_large_examples_are_shuffled_in_smaller_blocks():
@@ -153,6 +186,35 @@ def test_a_dataset_that_can_be_read_once_only(blobs):
     once = tf.data.Dataset.from_generator(lambda: batches, output_signature=spec)
     with pytest.raises(ValueError, match="begin anew each time"):
         tfbn.Solver(net()).fit(once, epochs=3)
+    batches = iter([tuple(split[:20] for split in blobs.train)] * 2)
+    with pytest.raises(ValueError, match="begin anew each time"):
+        tfbn.Solver(net()).fit(*blobs.train, epochs=3, validation_data=once)
+
+
+def test_the_end_of_an_iterator_is_not_waited_for(blobs, monkeypatch):
+    """Neither where the dataset ends nor where an error ends the training."""
+    ended = []
+    dataset = tf.data.Dataset.from_tensor_slices(tuple(blobs.train)).batch(10)
+    monkeypatch.setattr(
+        type(iter(dataset)), "__del__", lambda self: ended.append(threading.current_thread()), raising=False
+    )
+
+    def end_of(count):
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread() and not thread.daemon:
+                thread.join(100)
+        assert len(ended) == count
+        assert threading.main_thread() not in ended
+        ended.clear()
+
+    trained = tfbn.Solver(net(), jit=False)
+    trained.fit(dataset, epochs=2, validation_data=dataset)
+    end_of(6)  # Each also gave a first batch, which tells the shapes.
+    monkeypatch.setattr(trained._steps, "train", lambda *batch: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as kept:
+        trained.fit(dataset)
+    end_of(2)
+    assert kept.traceback  # Which would hold the iterator.
 
 
 def test_compare_wants_arrays(stream):

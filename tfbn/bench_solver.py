@@ -1,7 +1,8 @@
 """How long a training step takes on this machine: ours beside Keras', PyTorch's and JAX'.
 
 Each peer trains the same two nets as `tfbn compare` does (784-32-32-10 with ReLU, with and without batch
-norm, Adam at 0.01, batches of 32) on the same arrays, in memory, in the same order.
+norm, Adam at 0.01, batches of 32) on the same arrays, in memory, in the same order; or from the same
+`tf.data.Dataset`, as data come that memory does not hold.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ EXAMPLES, INPUTS, CLASSES, WIDTH, BATCH_SIZE, LEARNING_RATE = 55_000, 784, 10, 3
 STEPS_AN_EPOCH = EXAMPLES // BATCH_SIZE
 
 
-def solver(steps=STEPS_AN_EPOCH, repeats=5, device="auto", on_run=None):
+def solver(steps=STEPS_AN_EPOCH, repeats=5, device="auto", stream=False, on_run=None):
     """Time a step of both nets, all peers in turn in one process, so that the machine's moods hit all.
 
     Args:
@@ -32,6 +33,8 @@ def solver(steps=STEPS_AN_EPOCH, repeats=5, device="auto", on_run=None):
             Default 5.
         device: str, as in `tfbn.devices.find_device`. Default "auto": the first GPU, else the CPU. Peers
             that are not installed for it, or need XLA where that fails, are left out.
+        stream: bool, whether to time `Solver.fit` and `keras.Model.fit` on a dataset that shuffles, one net
+            after the other, with the others left out. Default False.
         on_run: function that is told the name of each run. Default None.
 
     Returns:
@@ -53,17 +56,23 @@ def solver(steps=STEPS_AN_EPOCH, repeats=5, device="auto", on_run=None):
     y = np.argmax((x - 0.5) @ rng.normal(size=[INPUTS, CLASSES]), axis=1).astype("int32")
     order = rng.permutation(EXAMPLES)[: steps * BATCH_SIZE].astype("int32")
     device = find_device(device)
+    given = {"x": x[order], "y": y[order], "batch_size": BATCH_SIZE, "shuffle": False}
+    if stream:
+        examples = tf.data.Dataset.from_tensor_slices((given["x"], given["y"])).shuffle(10_000, seed=0)
+        given = {"x": examples.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE), "shuffle": False}
     with tf.device(device):
         peers = {
-            "tfbn": _ours(x, y, order, device),
+            "tfbn": _ours_streaming(given["x"], device) if stream else _ours(x, y, order, device),
             # On a GPU, Keras would take XLA unasked.
-            "keras.Model.fit": _keras(x, y, order, jit_compile=False),
+            "keras.Model.fit": _keras(given, jit_compile=False),
         }
         if xla_works(device):
             peers["keras.Model.fit, XLA, 200 steps a call"] = _keras(
-                x, y, order, jit_compile=True, steps_per_execution=200
+                given, jit_compile=True, steps_per_execution=200
             )
-        torch_device, jax_device = bench.torch_device(device), _jax_device(device)
+        torch_device, jax_device = (
+            (None, None) if stream else (bench.torch_device(device), _jax_device(device))
+        )
         if torch_device is not None:
             peers["PyTorch eager, fused Adam"] = _torch(x, y, order, torch_device)
         if jax_device is not None:
@@ -86,13 +95,14 @@ def solver(steps=STEPS_AN_EPOCH, repeats=5, device="auto", on_run=None):
                 "loss": losses[name],
             }
         )
-    return {"rows": rows, "steps": steps, "repeats": repeats, **bench.provenance(device)}
+    return {"rows": rows, "steps": steps, "repeats": repeats, "stream": stream, **bench.provenance(device)}
 
 
 def table(result):
     """The result of `solver` as text."""
+    source = " of a tf.data.Dataset" if result["stream"] else ""
     lines = [
-        f"A training step of both nets, batch {BATCH_SIZE}, on {result['device']}: "
+        f"A training step of both nets, batch {BATCH_SIZE}{source}, on {result['device']}: "
         f"median of {result['repeats']} alternating runs of {result['steps']} steps",
         f"{'':<40}{'µs':>8}{'fastest':>10}{'slowest':>10}{'epochs/s':>10}{'x ours':>8}",
     ]
@@ -110,13 +120,15 @@ def _both(run, threads=2):
     return lambda: float(np.mean(list(pool.map(run, (True, False)))))
 
 
+def _solver(batchnorm, device):
+    model = Model(INPUTS, CLASSES, (WIDTH, WIDTH), use_batchnorm=batchnorm, seed=0)
+    return Solver(model, "adam", LEARNING_RATE, device=device)
+
+
 def _ours(x, y, order, device):
-    solvers = {}
-    arrays = None
-    for batchnorm in (True, False):
-        model = Model(INPUTS, CLASSES, (WIDTH, WIDTH), use_batchnorm=batchnorm, seed=0)
-        solvers[batchnorm] = Solver(model, "adam", LEARNING_RATE, device=device)
-        arrays = solvers[batchnorm].prepare(arrays) if arrays else solvers[batchnorm].prepare(x, y)
+    solvers = {batchnorm: _solver(batchnorm, device) for batchnorm in (True, False)}
+    arrays = solvers[True].prepare(x, y)
+    solvers[False].prepare(arrays)
 
     def run(batchnorm):
         return solvers[batchnorm].train_epoch(arrays, order, BATCH_SIZE)["loss"]
@@ -124,7 +136,12 @@ def _ours(x, y, order, device):
     return _both(run, threads=2 if device.startswith("cpu") else 1)  # As `tfbn.compare` does.
 
 
-def _keras(x, y, order, **compile_options):
+def _ours_streaming(dataset, device):
+    solvers = [_solver(batchnorm, device) for batchnorm in (True, False)]
+    return lambda: float(np.mean([solver.fit(dataset)["loss"] for solver in solvers]))
+
+
+def _keras(given, **compile_options):
     def net(batchnorm):
         layers = [keras.Input([INPUTS])]
         for _ in range(2):
@@ -138,10 +155,9 @@ def _keras(x, y, order, **compile_options):
         return model
 
     nets = [net(True), net(False)]
-    x, y = x[order], y[order]
 
     def run():
-        fits = [model.fit(x, y, batch_size=BATCH_SIZE, shuffle=False, verbose=0) for model in nets]
+        fits = [model.fit(**given, verbose=0) for model in nets]
         return float(np.mean([fit.history["loss"] for fit in fits]))
 
     return run

@@ -50,8 +50,9 @@ def bench():
 @click.option("--steps", default=1718, help="Steps a run; 1718 are an epoch.")
 @click.option("--repeats", default=5, help="Alternating runs, of which the median counts.")
 @click.option("--device", default="auto", help="auto, cpu, gpu, gpu:1, ...")
+@click.option("--stream", is_flag=True, help="From a tf.data.Dataset, ours and Keras'.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-def bench_solver(steps, repeats, device, as_json):
+def bench_solver(steps, repeats, device, stream, as_json):
     """One training step of both nets of `tfbn compare`: ours, Keras', PyTorch's and JAX'."""
     console = open_console(as_json)
     with loading(console):
@@ -59,7 +60,7 @@ def bench_solver(steps, repeats, device, as_json):
         from tfbn.history import to_json
     with console.status("Timing") as status, hushed():
         result = bench_solver.solver(
-            steps, repeats, device, on_run=lambda text: status.update(f"Timing {text}")
+            steps, repeats, device, stream, on_run=lambda text: status.update(f"Timing {text}")
         )
     console.print(bench_solver.table(result))
     if as_json:

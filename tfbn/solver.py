@@ -6,6 +6,7 @@ Nothing here knows of batch normalization.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import warnings
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from tfbn.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.selftest import choose_jit
 from tfbn.signatures import describe_network
 from tfbn.steps import Steps
-from tfbn.streams import Stream, batched, joined, readable
+from tfbn.streams import Stream, batched, elements, joined
 
 EVALUATION_BATCH_SIZE = 1000
 # Over a dataset, of which so many steps are one call, if their batches take no more bytes.
@@ -193,7 +194,8 @@ class Solver:
             ValueError: as in `fit`.
         """
         if isinstance(x, tf.data.Dataset):
-            logs = self._evaluate_dataset(x)
+            _, joined_as = self._open_dataset(x)
+            logs = self._evaluate_groups(joined_as(x, 1)())
         else:
             arrays = self.prepare(x, y)
             batch_size = check_batch_size(EVALUATION_BATCH_SIZE if batch_size is None else batch_size)
@@ -363,16 +365,17 @@ class Solver:
     def _training(self, x, y, batch_size, shuffle, seed):
         """How `fit` trains on `x`: a function of an epoch, its steps if known, and what the data are."""
         if isinstance(x, tf.data.Dataset):
-            steps_a_call = self._open_dataset(x)
-            return lambda epoch: self._train_dataset(x, steps_a_call), None, _form(x)
+            steps_a_call, joined_as = self._open_dataset(x)
+            read = joined_as(x, steps_a_call)
+            return lambda epoch: self._train_groups(read(), steps_a_call), None, _form(x)
         if isinstance(x, Stream):
             batch_size = check_batch_size(batch_size)
             in_order = batched(x.train, batch_size)
-            steps_a_call = self._open_dataset(in_order)
+            steps_a_call, joined_as = self._open_dataset(in_order)
 
             def train_stream(epoch):
                 batches = batched(x.train, batch_size, seed, epoch) if shuffle else in_order
-                return self._train_dataset(batches, steps_a_call)
+                return self._train_groups(joined_as(batches, steps_a_call)(), steps_a_call)
 
             return train_stream, None, f"{x.name}, {x.source}: {_form(x.train)}"
         arrays = self.prepare(x, y)
@@ -501,44 +504,41 @@ class Solver:
         return self._steps.metrics()
 
     def _open_dataset(self, dataset):
-        """Create the variables by a dataset's first batch; how many of its batches make a call."""
+        """Create the variables by a dataset's first batch; how many make a call, and how to join them."""
         if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("The dataset never ends. Cut it into epochs with `take(steps)`.")
         if not isinstance(dataset.element_spec, tuple) or len(dataset.element_spec) != 2:
             raise ValueError("The dataset must give pairs (x, y) of batches.")
-        with readable():
-            for x, y in dataset.take(1):
-                self.prepare(x, y)
+        with contextlib.closing(elements(dataset.take(1))) as first:
+            for x, y in first:
+                shapes = [array.shape[1:] for array in self.prepare(x, y)]
                 known = int(dataset.cardinality())
                 most = min(STEPS_A_CALL, known) if known > 0 else STEPS_A_CALL
-                return max(1, min(most, BYTES_A_CALL // (np.asarray(x).nbytes or 1)))
+                steps = max(1, min(most, BYTES_A_CALL // (np.asarray(x).nbytes or 1)))
+                classes = self._classes if self._labels_are_classes else None
+                return steps, functools.partial(joined, classes=classes, shapes=shapes)
         raise ValueError("The dataset is empty. Give it one batch or more.")
 
-    def _train_dataset(self, dataset, steps):
-        """One pass over a dataset, so many steps a call; what makes no whole call is a call a step."""
+    def _train_groups(self, groups, steps):
+        """One pass over a dataset's groups of so many steps, a call each; others are a call a step."""
         self._steps.reset_metrics()
-        sizes = None
-        for x, y, sizes in self._joined(dataset, steps):
-            sizes = sizes.numpy()
-            if len(sizes) == steps and (sizes == sizes[0]).all():
-                self._steps.train_epoch(x, y, range(len(x)), int(sizes[0]))
-            else:
-                for batch in zip(tf.split(x, sizes), tf.split(y, sizes), strict=True):
-                    self._steps.train(*batch)
-        if sizes is None:
-            raise ValueError("The dataset gave no batch. It has to begin anew each time it is read.")
+        with contextlib.closing(groups):
+            for x, y, sizes in groups:
+                sizes = sizes.numpy()
+                if len(sizes) == steps and (sizes == sizes[0]).all():
+                    self._steps.train_epoch(x, y, range(len(x)), int(sizes[0]))
+                else:
+                    for batch in zip(tf.split(x, sizes), tf.split(y, sizes), strict=True):
+                        self._steps.train(*batch)
         return self._steps.metrics()
 
-    def _evaluate_dataset(self, dataset):
-        self._open_dataset(dataset)
+    def _evaluate_groups(self, groups):
+        """The same for inference, of groups of one batch."""
         self._steps.reset_metrics()
-        for x, y, sizes in self._joined(dataset, 1):
-            self._steps.evaluate(x, y, int(sizes[0]))
+        with contextlib.closing(groups):
+            for x, y, sizes in groups:
+                self._steps.evaluate(x, y, int(sizes[0]))
         return self._steps.metrics()
-
-    def _joined(self, dataset, steps):
-        classes = self._classes if self._labels_are_classes else None
-        return joined(dataset, steps, classes, self._input_shape[1:])
 
     def _validation(self, data):
         """A function that validates and returns Keras' names, and what the data are."""
@@ -546,10 +546,11 @@ class Solver:
             return dict, None
         if isinstance(data, tf.data.Dataset):
             form = _form(data)
-            self._open_dataset(data)
+            _, joined_as = self._open_dataset(data)
+            read = joined_as(data, 1)
 
             def run():
-                return self._evaluate_dataset(data)
+                return self._evaluate_groups(read())
         else:
             if not isinstance(data, (tuple, list)) or len(data) != 2:
                 raise ValueError("`validation_data` must be a pair (x, y) or a tf.data.Dataset.")

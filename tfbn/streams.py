@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
 from tfbn.arrays import check_examples
@@ -62,67 +64,100 @@ def batched(dataset, batch_size, seed=None, epoch=0):
     return blocks.rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def joined(dataset, steps, classes, shape=None):
+def joined(dataset, steps, classes, shapes):
     """Batches ``(x, y)``, checked as arrays are, so many joined to one, and fetched ahead of the training.
 
     Args:
         dataset: `tf.data.Dataset` of batches, of whatever sizes.
         steps: int, how many to join; the last group may have fewer.
         classes: int, or None for targets that are no classes.
-        shape: that of an example of `x`, where the dataset does not tell. Default None.
+        shapes: those of an example, of its `x` and its checked `y`.
 
-    Yields:
-        ``(x, y, sizes)``: the examples of all batches of a group, and how many each had.
+    Returns:
+        A function that reads the dataset from its beginning, once a call. It yields ``(x, y, sizes)``: the
+        examples of all batches of a group, and how many each had. It raises ValueError where a batch is
+        refused, or damaged on disk.
 
-    Raises:
-        ValueError: a batch is refused, or damaged on disk.
-
-    >>> batches = tf.data.Dataset.range(5).map(lambda i: ([[i]], [i])).unbatch().batch(2)
-    >>> [sizes.numpy().tolist() for _, _, sizes in joined(batches, 2, classes=5)]
+    >>> batches = tf.data.Dataset.range(5).map(lambda i: ([i], i)).batch(2)
+    >>> [sizes.numpy().tolist() for _, _, sizes in joined(batches, 2, 5, ([1], []))()]
     [[2, 2], [1]]
     """
-    problems = []
+    problems = {}
 
-    def check(x, y):
+    def check(number, x, y):
         try:
-            return check_examples(x, y, classes)
+            x, y = check_examples(x, y, classes, f"Batch {number + 1:,}: ")
+            for name, array, shape in zip("xy", (x, y), shapes, strict=True):
+                if array.shape[1:] != tuple(shape):
+                    raise ValueError(
+                        f"Batch {number + 1:,}: {name} must have examples of the shape {tuple(shape)}, as "
+                        f"the first batch has. Received: {array.shape[1:]}."
+                    )
+            return x, y
         except ValueError as error:
-            problems.append(error)
+            problems[number] = error
             raise
 
-    def checked(x, y):
+    def check_group(number, x, y, rows, labels):
+        # All batches at once take less time. One by one they tell what is refused.
+        with contextlib.suppress(ValueError):
+            if np.array_equal(rows, labels) and rows.all():
+                return check_examples(x, y, classes)
+        parts = (np.split(array, np.cumsum(sizes)[:-1]) for array, sizes in ((x, rows), (y, labels)))
+        for at, batch in enumerate(zip(*parts, strict=True), number * steps):
+            check(at, *batch)
+
+    def checked(check, number, x, y, *sizes):
         types = [_standard(x.dtype), tf.int32 if classes is not None else _standard(y.dtype)]
-        found_x, found_y = tf.numpy_function(check, [x, y], types)
-        known = x.shape.rank is not None and x.shape[1:].is_fully_defined()
-        found_x.set_shape([None, *(x.shape[1:] if known else shape)])
-        found_y.set_shape([None] if classes is not None else [None, *y.shape[1:]])
-        return found_x, found_y
+        found = tf.numpy_function(check, [number, x, y, *sizes], types)
+        for array, shape in zip(found, shapes, strict=True):
+            array.set_shape([None, *shape])
+        return found
 
-    def join(x, y):
-        return x.flat_values, y.flat_values, tf.cast(x.row_lengths(), "int32")
+    def join(number, batches):
+        # Batches that tell their size are not ragged.
+        x, y = (b if isinstance(b, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(b) for b in batches)
+        rows, labels = x.row_lengths(), y.row_lengths()
+        x, y = checked(check_group, number, x.flat_values, y.flat_values, rows, labels)
+        return x, y, tf.cast(rows, "int32")
 
-    groups = dataset.map(checked).ragged_batch(steps).map(join).prefetch(tf.data.AUTOTUNE)
-    try:
-        with readable():
-            yield from groups
-    except tf.errors.OpError:
-        if problems:  # TensorFlow's own error does not tell.
-            raise problems[0] from None
-        raise
+    if not all(spec.shape.rank and spec.shape[1:].is_fully_defined() for spec in dataset.element_spec):
+        dataset = dataset.enumerate().map(lambda number, batch: tuple(checked(check, number, *batch)))
+    groups = dataset.ragged_batch(steps).enumerate().map(join).prefetch(tf.data.AUTOTUNE)
+
+    def read():
+        empty = True
+        try:
+            for group in elements(groups):
+                empty = False
+                yield group
+        except tf.errors.OpError:
+            if problems:  # TensorFlow's own error does not tell. Groups are checked in parallel.
+                raise problems[min(problems)] from None
+            raise
+        if empty:
+            raise ValueError("The dataset gave no batch. It has to begin anew each time it is read.")
+
+    return read
 
 
-@contextlib.contextmanager
-def readable():
-    """Say in a line that data which are read within are damaged on disk, if they are.
+def elements(dataset):
+    """The elements of a dataset, whose iterator is not waited for at its end.
+
+    The thread that tunes an iterator can miss its end and sleep on, for about as long as the iterator has
+    lived, a minute at most, and who deletes the iterator waits for it.
 
     Raises:
-        ValueError: as said.
+        ValueError: the data are damaged on disk.
     """
+    held = [iter(dataset)]
     try:
-        yield
+        yield from held[0]
     except tf.errors.DataLossError as error:
         reason = error.message.split(" [Op:")[0].rpartition("}} ")[2]
         raise ValueError(f"The data on disk are damaged ({reason}). Prepare them again.") from None
+    finally:
+        threading.Thread(target=held.clear).start()
 
 
 def _standard(dtype):
