@@ -27,6 +27,17 @@ def end_as_by_interrupt():
 
 
 @contextlib.contextmanager
+def _handled(handler):
+    """Give both to a handler, and back to what had them before, whoever took them in between."""
+    kept = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, former in kept.items():
+            signal.signal(number, former)
+
+
+@contextlib.contextmanager
 def ended_at_once():
     """Let either end the command on the spot: an exception amid an import gets lost, or crashes it."""
     error = os.dup(2)  # That may lead elsewhere by then.
@@ -36,24 +47,19 @@ def ended_at_once():
         os.write(error, cursor + b"Interrupted: nothing was written.\n")
         os._exit(128 + number)
 
-    kept = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with _handled(end):
+            yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
         os.close(error)
 
 
-@contextlib.contextmanager
 def left_to_the_system():
-    """Let Ctrl-C kill the process, where TensorFlow waits in C++ and no handler of Python's would run."""
-    kept = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:  # Also from TensorFlow, whose workers take SIGTERM for themselves.
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+    """Let Ctrl-C kill the process, where TensorFlow waits in C++ and no handler of Python's would run.
+
+    TensorFlow's workers take SIGTERM for themselves there; the command has it back afterwards.
+    """
+    return _handled(signal.SIG_DFL)
 
 
 def ignore():
@@ -62,15 +68,8 @@ def ignore():
         signal.signal(number, signal.SIG_IGN)
 
 
-@contextlib.contextmanager
 def undisturbed():
     """Let neither Ctrl-C nor SIGTERM come in between, where they come to this thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kept = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+    if threading.current_thread() is threading.main_thread():
+        return _handled(signal.SIG_IGN)
+    return contextlib.nullcontext()
