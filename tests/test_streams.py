@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import tensorflow as tf
 import tfbn
 from tfbn import solver
 from tfbn.data import Stream
-from tfbn.streams import BUFFER, batched
+from tfbn.streams import BUFFER, batched, joined
 
 
 def net(**options):
@@ -180,6 +181,29 @@ def test_a_stream_that_was_cut_off_goes_on(stream, tmp_path):
         assert resumed[name] == whole[name]
 
 
+def test_the_joined_batches_are_bounded_by_all_their_bytes(blobs, monkeypatch):
+    """Images as targets count, too, and what becomes int32."""
+    monkeypatch.setattr(solver, "BYTES_A_CALL", 100_000)
+    seen = []
+    trained = tfbn.Solver(tfbn.Model(8, 600, (6,)), loss="mse", metrics=(), jit=False)
+    monkeypatch.setattr(solver, "joined", lambda *a, **options: seen.append(a[1]) or joined(*a, **options))
+    trained.fit(
+        tf.data.Dataset.from_tensor_slices((np.ones([80, 8]), np.ones([80, 600], "uint8"))).batch(4)
+    )
+    assert seen == [100_000 // (4 * 4 * (8 + 600))]
+
+
+def test_what_is_no_pair_of_tensors(blobs):
+    x, y = blobs.train
+    for values in ({"x": x, "y": y}, (x, y, y), (x, {"y": y}), x):
+        with pytest.raises(ValueError, match=r"must give pairs.*as tensors. Received: .*TensorSpec"):
+            tfbn.Solver(net()).fit(tf.data.Dataset.from_tensor_slices(values).batch(10))
+    pairs = tf.data.Dataset.from_tensor_slices((x, y)).batch(10)
+    for method in ("fit", "evaluate"):
+        with pytest.raises(ValueError, match="comes from the dataset itself"):
+            getattr(tfbn.Solver(net()), method)(pairs, y)
+
+
 def test_a_dataset_that_can_be_read_once_only(blobs):
     batches = iter([tuple(split[:20] for split in blobs.train)] * 2)
     spec = (tf.TensorSpec([None, 8], "float32"), tf.TensorSpec([None], "int32"))
@@ -192,29 +216,53 @@ def test_a_dataset_that_can_be_read_once_only(blobs):
 
 
 def test_the_end_of_an_iterator_is_not_waited_for(blobs, monkeypatch):
-    """Neither where the dataset ends nor where an error ends the training."""
+    """Unless it is left before: the first batches, which tell the shapes, and where the training fails."""
     ended = []
     dataset = tf.data.Dataset.from_tensor_slices(tuple(blobs.train)).batch(10)
+    main = threading.main_thread()
     monkeypatch.setattr(
-        type(iter(dataset)), "__del__", lambda self: ended.append(threading.current_thread()), raising=False
+        type(iter(dataset)),
+        "__del__",
+        lambda self: ended.append(threading.current_thread() is main),
+        raising=False,
     )
 
-    def end_of(count):
+    def end_of_all():
         for thread in threading.enumerate():
-            if thread is not threading.main_thread() and not thread.daemon:
+            if thread is not main and not thread.daemon:
                 thread.join(100)
-        assert len(ended) == count
-        assert threading.main_thread() not in ended
+        found = sorted(ended)
         ended.clear()
+        return found
 
     trained = tfbn.Solver(net(), jit=False)
     trained.fit(dataset, epochs=2, validation_data=dataset)
-    end_of(6)  # Each also gave a first batch, which tells the shapes.
+    assert end_of_all() == [False] * 4 + [True] * 2
     monkeypatch.setattr(trained._steps, "train", lambda *batch: 1 / 0)
     with pytest.raises(ZeroDivisionError) as kept:
         trained.fit(dataset)
-    end_of(2)
+    assert end_of_all() == [True] * 2
     assert kept.traceback  # Which would hold the iterator.
+
+
+def test_a_source_has_one_reader_at_a_time():
+    """Which reads ahead more slowly than the training goes on, past the first batch and past the cut."""
+    readers = []
+
+    def source():
+        readers.append(sum(readers) + 1)
+        try:
+            for seconds in (0, 0.2, 0, 0.2):
+                time.sleep(seconds)
+                yield np.ones([4, 8], "float32"), np.zeros(4, "int32")
+        finally:
+            readers.append(-1)
+
+    spec = (tf.TensorSpec([None, 8], "float32"), tf.TensorSpec([None], "int32"))
+    ahead = tf.data.Dataset.from_generator(source, output_signature=spec).prefetch(4).take(3)
+    trained = tfbn.Solver(net(), jit=False)
+    trained.fit(ahead, epochs=2, validation_data=ahead)
+    assert readers == [1, -1] * 6
 
 
 def test_compare_wants_arrays(stream):

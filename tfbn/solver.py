@@ -193,6 +193,7 @@ class Solver:
         Raises:
             ValueError: as in `fit`.
         """
+        _check_alone(x, y)
         if isinstance(x, tf.data.Dataset):
             _, joined_as = self._open_dataset(x)
             logs = self._evaluate_groups(joined_as(x, 1)())
@@ -257,8 +258,7 @@ class Solver:
             ValueError: shapes that do not fit; labels outside the classes; NaN or infinity in `x`; a
                 batch size below 1 or over the data; a `checkpoint_dir` of another training.
         """
-        if isinstance(x, tf.data.Dataset) and y is not None:
-            raise ValueError("`y` comes from the dataset itself, which gives pairs (x, y). Leave it out.")
+        _check_alone(x, y)
         if isinstance(x, Data | Stream) and not (y is validation_data is None):
             raise ValueError(
                 f"`y` and `validation_data` come from the data itself when `x` is {type(x).__name__}. "
@@ -507,14 +507,20 @@ class Solver:
         """Create the variables by a dataset's first batch; how many make a call, and how to join them."""
         if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("The dataset never ends. Cut it into epochs with `take(steps)`.")
-        if not isinstance(dataset.element_spec, tuple) or len(dataset.element_spec) != 2:
-            raise ValueError("The dataset must give pairs (x, y) of batches.")
+        given = dataset.element_spec
+        kinds = [type(spec) for spec in given] if isinstance(given, tuple) else []
+        if len(kinds) != 2 or not set(kinds) <= {tf.TensorSpec, tf.RaggedTensorSpec}:
+            raise ValueError(
+                f"The dataset must give pairs (x, y) of batches, as tensors. Received: {given}."
+            )
         with contextlib.closing(elements(dataset.take(1))) as first:
             for x, y in first:
-                shapes = [array.shape[1:] for array in self.prepare(x, y)]
+                arrays = self.prepare(x, y)
+                shapes = [array.shape[1:] for array in arrays]
+                size = sum(array.shape.num_elements() * array.dtype.size for array in arrays)
                 known = int(dataset.cardinality())
                 most = min(STEPS_A_CALL, known) if known > 0 else STEPS_A_CALL
-                steps = max(1, min(most, BYTES_A_CALL // (np.asarray(x).nbytes or 1)))
+                steps = max(1, min(most, BYTES_A_CALL // (size or 1)))
                 classes = self._classes if self._labels_are_classes else None
                 return steps, functools.partial(joined, classes=classes, shapes=shapes)
         raise ValueError("The dataset is empty. Give it one batch or more.")
@@ -561,6 +567,11 @@ class Solver:
                 return self._evaluate(arrays)
 
         return lambda: {f"val_{name}": value for name, value in run().items()}, form
+
+
+def _check_alone(x, y):
+    if isinstance(x, tf.data.Dataset) and y is not None:
+        raise ValueError("`y` comes from the dataset itself, which gives pairs (x, y). Leave it out.")
 
 
 def _form(dataset):

@@ -142,10 +142,10 @@ def joined(dataset, steps, classes, shapes):
 
 
 def elements(dataset):
-    """The elements of a dataset, whose iterator is not waited for at its end.
+    """The elements of a dataset, without a wait at its end.
 
-    The thread that tunes an iterator can miss its end and sleep on, for about as long as the iterator has
-    lived, a minute at most, and who deletes the iterator waits for it.
+    TensorFlow's thread that tunes an iterator can miss the end and sleep on, for about as long as the
+    iterator has lived, a minute at most; who deletes the iterator waits for it.
 
     Raises:
         ValueError: the data are damaged on disk.
@@ -156,8 +156,9 @@ def elements(dataset):
     except tf.errors.DataLossError as error:
         reason = error.message.split(" [Op:")[0].rpartition("}} ")[2]
         raise ValueError(f"The data on disk are damaged ({reason}). Prepare them again.") from None
-    finally:
-        threading.Thread(target=held.clear).start()
+    # At its end the joining of batches has let go of the user's dataset. Before, that may still read ahead,
+    # and who reads it anew must not meet it.
+    threading.Thread(target=held.clear).start()
 
 
 def _standard(dtype):
