@@ -282,6 +282,21 @@ def test_devices(tmp_path):
     assert len(lines) < 24, "one screen, and nothing of TensorFlow's"
 
 
+def test_python_m_keeps_the_code_of_a_signal_amid_executed_text(tmp_path):
+    """Such as the making of a dataclass."""
+    text = """import sys
+sys.argv = ["tfbn"]  # Which needs no TensorFlow.
+from tfbn.cli import cli, main
+cli.main = lambda **_: exec("raise KeyboardInterrupt")
+main()
+"""
+    (tmp_path / "interrupted.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "Interrupted: nothing was written.\n")
+
+
 @pytest.mark.parametrize("command", ["solver", "layer"])
 def test_bench_on_a_device_that_is_not_there(tmp_path, monkeypatch, capfd, command):
     code, errors = in_process(monkeypatch, capfd, tmp_path, "bench", command, "--device", "tpu")

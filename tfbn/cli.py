@@ -113,4 +113,5 @@ def main():
         errors.print(f"Error: {'no space is left on the device.' if full else memory}")
         code = 2
     atexit.register(ignore)  # A signal while Python ends would change the exit code.
+    exec("")  # `python -m` would forget the code if a signal came amid another text that Python executes.
     sys.exit(code)
