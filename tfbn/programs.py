@@ -16,6 +16,7 @@ from tfbn.arrays import batches
 from tfbn.checkpoints import Checkpoints, digest
 from tfbn.inference.batchnorms import KINDS
 from tfbn.observers import OBSERVERS
+from tfbn.replicas import workers
 from tfbn.signals import undisturbed
 from tfbn.signatures import signature
 from tfbn.solver import Solver
@@ -83,7 +84,8 @@ class Program:
             on_record: function that is called with each record.
 
         Returns:
-            list of arrays, the values of all variables at the end; None if it diverged or did not begin.
+            list of arrays, the values of all variables at the end; None if it diverged or did not begin, or
+            one of several workers stops.
         """
         folder = plan.folder and plan.folder / f"{run['arm']}" / f"{run['seed']}"
         self.solver.restart(fresh, learning_rate)
@@ -103,6 +105,8 @@ class Program:
             self._observe(run)
         while not run["finished"]:
             if stop.is_set():
+                if workers(self.solver.strategy) > 1:
+                    return None  # To save would wait for the others, who know of no stop.
                 save(epoch_ends=False)
                 return self._values() if run["epoch"] else None
             self._train_epoch(run, plan)
