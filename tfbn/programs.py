@@ -106,7 +106,7 @@ class Program:
         while not run["finished"]:
             if stop.is_set():
                 if workers(self.solver.strategy) > 1:
-                    return None  # To save would wait for the others, who know of no stop.
+                    return None  # It touches nothing that is shared: the others know of no stop.
                 save(epoch_ends=False)
                 return self._values() if run["epoch"] else None
             self._train_epoch(run, plan)
