@@ -1,6 +1,6 @@
 """``python -m tfbn`` is the command `tfbn`."""
 
-from tfbn.cli import main
+from tfbn.cli.main import main
 
 if __name__ == "__main__":
     main()

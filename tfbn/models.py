@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.layers import BatchNormalization
+from tfbn.layers.batch_normalization import BatchNormalization
 
 NORM_POSITIONS = ("before_activation", "after_activation", "input")
 

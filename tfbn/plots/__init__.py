@@ -3,12 +3,12 @@
 from matplotlib.figure import Figure
 
 from tfbn.plots.activations import drifts, histogram, histograms, inside, percentiles
-from tfbn.plots.channels import save_statistics, statistics
-from tfbn.plots.epochs import all_curves, by_value, curves, overview, save_curves
-from tfbn.plots.knobs import sweep, sweeps
-from tfbn.plots.regressions import fits, fitted
+from tfbn.plots.averages import save_statistics, statistics
+from tfbn.plots.curves import all_curves, by_value, curves, overview, save_curves
+from tfbn.plots.fits import fits, fitted
 from tfbn.plots.runs import drift
 from tfbn.plots.style import METRICS, STYLES, figure, save
+from tfbn.plots.sweeps import sweep, sweeps
 
 __all__ = [
     "METRICS",

@@ -1,0 +1,112 @@
+"""The commands on a finished model, as a process and by their bad inputs."""
+
+import json
+import sys
+import zipfile
+
+import conftest
+import keras
+import numpy as np
+import pytest
+from test_main import OFFLINE, tfbn_command
+
+import tfbn
+from tfbn.cli import main as cli
+from tfbn.layers import inspection as batchnorms
+
+DATA = conftest.PREPARED if conftest.PREPARED.exists() else "nothing"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model whose averages have seen nothing."""
+    folder = tmp_path_factory.mktemp("models")
+    tfbn.Model(784, 10, (8,), seed=0).save(folder / "model.keras")
+    keras.Sequential([keras.Input([784]), keras.layers.Dense(2)]).save(folder / "plain.keras")
+    tfbn.Model((8, 8, 1), 10, conv_filters=(2,), hidden_dims=(3,)).save(folder / "images.keras")
+    code = keras.layers.Lambda(lambda x: x + 1)  # The file holds its bytes, which loading would run.
+    stack = [keras.Input([784]), code, keras.layers.BatchNormalization()]
+    keras.Sequential(stack).save(folder / "code.keras")
+    (folder / "text.keras").write_text("no model")
+    with zipfile.ZipFile(folder / "zip.keras", "w") as archive:
+        archive.writestr("a", "b")
+    return folder
+
+
+def test_diagnose(folder):
+    done = tfbn_command(
+        *("diagnose", "model.keras", "--data-dir", DATA, "--steps", 0, "--json", "--out", "figure.png"),
+        cwd=folder,
+        **OFFLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["layers"][0]["start_left"] == 1
+    assert "after 0 steps" in " ".join(content["findings"])
+    assert "normalised by" in done.stderr
+    assert (folder / "figure.png").exists()
+
+
+def test_recalibrate_then_fold(folder):
+    options = ("--data-dir", DATA, "--split", "test", "--out", "new.keras")
+    done = tfbn_command("recalibrate", "model.keras", *options, cwd=folder, **OFFLINE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "Saved new.keras"
+    new = keras.models.load_model(folder / "new.keras")
+    x = tfbn.data.load(data_dir=DATA).test.x if DATA != "nothing" else tfbn.data.sample().test.x
+    inputs = x.astype("float64") @ new.layers[1].kernel.numpy() + new.layers[1].bias.numpy()
+    np.testing.assert_allclose(batchnorms.find(new)[0].moving_variance, inputs.var(0), rtol=1e-5)
+
+    done = tfbn_command("fold", "new.keras", "--out", "folded.keras", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    folded = keras.models.load_model(folder / "folded.keras")
+    assert not [layer for layer in folded.layers if isinstance(layer, tfbn.BatchNormalization)]
+    np.testing.assert_allclose(folded(x[:9]), new(x[:9]), rtol=1e-4, atol=1e-5)
+
+
+def test_export(folder):
+    done = tfbn_command("export", "model.keras", "--out", "served", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "served" / "savedmodel" / "saved_model.pb").exists()
+    assert json.loads((folder / "served" / "export.json").read_text())["rows"]
+    assert done.stdout.splitlines()[-1] == "Saved in served"
+
+
+BAD = [
+    (["diagnose", "nothing.keras"], "There is no file nothing.keras"),
+    (["diagnose", "model.keras", "--out", "figure.jpg"], "must end in .png"),
+    (["diagnose", "text.keras"], "text.keras is no .keras file"),
+    (["diagnose", "zip.keras"], "zip.keras holds no model that Keras can read"),
+    (["diagnose", "code.keras"], "code.keras holds no model that Keras can read"),
+    (["diagnose", "plain.keras"], "has no batch normalization layer"),
+    (["diagnose", "images.keras"], "MODEL takes examples of the shape (8, 8, 1), MNIST"),
+    (["diagnose", "model.keras", "--dataset", "mnits"], "Unknown data set 'mnits'"),
+    (["diagnose", "model.keras", "--out", "nowhere/figure.png"], "nowhere/figure.png"),
+    (["recalibrate", "model.keras", "--out", "nowhere/new.keras"], "nowhere/new.keras cannot be written"),
+    (["recalibrate", "model.keras", "--out", "model.keras"], "exists already"),
+    (["recalibrate", "model.keras", "--out", "new.h5"], "must end in .keras"),
+    (["recalibrate", "plain.keras", "--out", "new2.keras"], "has no batch normalization layer"),
+    (["recalibrate", "model.keras"], "Missing option '--out'"),
+    (["fold", "plain.keras", "--out", "new2.keras"], "has no batch normalization layer"),
+    (["export", "model.keras", "--out", "/proc/nowhere"], "cannot be written"),
+    (["export", "model.keras", "--out", "new", "--formats", "tflight"], "tflight"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value))
+def test_bad_input_is_one_line_and_leaves_nothing(folder, monkeypatch, capfd, arguments, message):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    data = ["--data-dir", str(DATA)] if arguments[0] in ("diagnose", "recalibrate") else []
+    monkeypatch.setattr(sys, "argv", ["tfbn", *arguments, *data])
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    printed = capfd.readouterr().err.splitlines()
+    errors = [line for line in printed if not line.startswith("Warning: No mnist")]
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("Error: ")
+    assert message in errors[0]
+    assert sorted(folder.rglob("*")) == before

@@ -1,0 +1,204 @@
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+from tfbn.layers import functional
+
+EPSILON = 1e-3
+SHAPES = [
+    ((64, 5), -1),
+    ((8, 6, 5), -1),
+    ((8, 5, 6), 1),
+    ((4, 6, 6, 3), -1),
+    ((4, 3, 6, 6), 1),
+    ((2, 3, 4, 5, 6), 2),
+]
+
+
+def case(rng, shape, axis, masked, dtype=np.float32, mean=0.0, stddev=1.0):
+    """Input, its axes to reduce, a mask, gamma, beta and dy, all random."""
+    channels = shape[axis]
+    broadcast = [1] * len(shape)
+    broadcast[axis] = channels
+    mask = rng.random(shape[:1] + (1,) * (len(shape) - 1)) < 0.7 if masked else None
+    if masked:
+        mask[0] = True
+        mask = np.broadcast_to(mask, shape)
+    return {
+        "x": (mean + stddev * rng.normal(size=shape)).astype(dtype),
+        "axes": [a for a in range(len(shape)) if a != axis % len(shape)],
+        "mask": mask,
+        "gamma": rng.normal(1, 0.3, channels).astype(dtype).reshape(broadcast),
+        "beta": rng.normal(size=channels).astype(dtype).reshape(broadcast),
+        "dy": rng.normal(size=shape).astype(dtype),
+    }
+
+
+def normalized(x, gamma, beta, axes, mask):
+    return functional.batch_normalize(
+        x, functional.moments(x, axes, mask), gamma, beta, EPSILON, axes, mask
+    )
+
+
+def outputs_and_gradients(axes):
+    def step(x, gamma, beta, dy, mask):
+        with tf.GradientTape() as tape:
+            tape.watch((x, gamma, beta))
+            y = normalized(x, gamma, beta, axes, mask)
+        return y, tape.gradient(y, (x, gamma, beta), dy)
+
+    return step
+
+
+WAYS = {
+    "eager": outputs_and_gradients,
+    "graph": lambda axes: tf.function(outputs_and_gradients(axes)),
+    "XLA": lambda axes: tf.function(outputs_and_gradients(axes), jit_compile=True),
+}
+
+
+def right(c, axis):
+    """y, dx, dgamma and dbeta in float64."""
+    gamma, beta = c["gamma"].ravel(), c["beta"].ravel()
+    y, _, _ = reference.forward(c["x"], gamma, beta, EPSILON, axis, c["mask"])
+    return [y, *reference.backward(c["x"], c["dy"], gamma, EPSILON, axis, c["mask"])]
+
+
+def errors(step, c, wanted):
+    """Of y, dx, dgamma and dbeta, each relative to the scale of what is wanted."""
+    mask = None if c["mask"] is None else tf.constant(c["mask"])
+    y, gradients = step(*(tf.constant(c[name]) for name in ("x", "gamma", "beta", "dy")), mask)
+    return [
+        reference.error(tf.reshape(measured, expected.shape), expected)
+        for measured, expected in zip((y, *gradients), wanted, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_forward_and_backward_follow_the_paper(rng, shape, axis, masked, way):
+    c = case(rng, shape, axis, masked)
+    assert max(errors(WAYS[way](c["axes"]), c, right(c, axis))) < 2e-6
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((256, 8), -1), ((2560, 200), -1), ((8, 32, 32, 64), -1), ((16, 8, 8, 4), 1)]
+)
+def test_exact_however_far_the_mean_is_from_zero(rng, shape, axis, masked):
+    """The second and third shape are large enough for the kernels of the fast path."""
+    steps = {}
+    for mean in (0.0, 1.0, 1e2, 1e3, 1e4):
+        for stddev in (1e-2, 1.0, 1e2):
+            c = case(rng, shape, axis, masked, mean=mean, stddev=stddev)
+            steps = steps or {way: make(c["axes"]) for way, make in WAYS.items()}
+            wanted = right(c, axis)
+            for way, step in steps.items():
+                assert max(errors(step, c, wanted)) < 2e-6, (way, mean, stddev)
+
+
+def derivatives(axes, mask):
+    """Functions of x, gamma and beta: the output, and first to third derivatives of losses of it."""
+
+    def first(x, gamma, beta):
+        return normalized(x, gamma, beta, axes, mask)
+
+    def slope(function, power):
+        def derivative(x, gamma, beta):
+            with tf.GradientTape() as tape:
+                tape.watch((x, gamma))
+                loss = tf.reduce_sum(function(x, gamma, beta) ** power)
+            dx, dgamma = tape.gradient(loss, (x, gamma))
+            return tf.concat([tf.reshape(dx, [-1]), tf.reshape(dgamma, [-1])], 0)
+
+        return derivative
+
+    second = slope(first, 3)
+    third = slope(second, 2)
+    return first, second, third, slope(third, 2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_derivatives_against_finite_differences(rng, masked, order):
+    c = case(rng, (6, 3), -1, masked, dtype=np.float64)
+    function = derivatives(c["axes"], c["mask"])[order - 1]
+    arguments = [tf.constant(c[name]) for name in ("x", "gamma", "beta")]
+    measured, by_differences = tf.test.compute_gradient(function, arguments, delta=1e-5)
+    for one, other in zip(measured, by_differences, strict=True):
+        assert reference.error(one, other) < 1e-6
+
+
+@pytest.mark.parametrize("mean", [0.0, 50.0])
+@pytest.mark.parametrize("order", [2, 3])
+def test_derivatives_of_the_fast_path(rng, order, mean):
+    """In float32 by TensorFlow's kernels as in float64 without them, whose differences are tested above."""
+    c = case(rng, (8, 15, 16, 288), -1, masked=False, mean=mean)  # of no known multiple of 64 rows
+
+    def derivative(dtype, batch):
+        arguments = [tf.constant(c[name], dtype) for name in ("x", "gamma", "beta")]
+        shapes = [[batch, 15, 16, 288], *(argument.shape for argument in arguments[1:])]
+        signature = [tf.TensorSpec(shape, dtype) for shape in shapes]
+        return tf.function(derivatives(c["axes"], None)[order], input_signature=signature)(*arguments)
+
+    expected = derivative(tf.float64, None)
+    for batch in (8, None):
+        measured = derivative(tf.float32, batch)
+        for part in (slice(c["x"].size), slice(c["x"].size, None)):  # by x, and the larger one by gamma
+            assert reference.error(measured[part], expected[part]) < 1e-5, (batch, part)
+
+
+def test_moments_of_a_mask_are_those_of_the_values_left(rng):
+    x = rng.normal(3, 2, [10, 4]).astype("float32")
+    keep = np.array([1, 1, 0, 1, 0, 0, 1, 1, 1, 0], bool)
+    x[2] = np.nan  # A masked value must not matter, whatever it is.
+    got = functional.moments(tf.constant(x), [0], np.broadcast_to(keep[:, None], x.shape))
+    assert reference.error(got.mean[0], x[keep].astype("float64").mean(0)) < 1e-6
+    assert reference.error(got.variance[0], x[keep].astype("float64").var(0)) < 1e-6
+    np.testing.assert_array_equal(got.count[0], keep.sum())
+
+
+@pytest.mark.parametrize("mean", [5.0, 1e4])
+@pytest.mark.parametrize("first", [6, 5, 11, 12], ids=["even", "uneven", "one row", "empty"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_replicas_synchronized_equal_one_device(rng, two_replicas, masked, first, mean):
+    """The shared moments, and dx through them, are those of both shards put together."""
+    x, dy = rng.normal([[[mean]], [[0]]], 2, [2, 12, 3]).astype("float32")
+    gamma, beta = np.full([1, 3], 1.5, "float32"), np.full([1, 3], -0.5, "float32")
+    keep = np.broadcast_to(rng.random([12, 1]) < 0.6, [12, 3])
+
+    def run(x, dy, mask, synchronized):
+        mask = mask if masked else None
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            batch = functional.moments(x, [0], mask, synchronized)
+            y = functional.batch_normalize(x, batch, gamma, beta, EPSILON, [0], mask, synchronized)
+        return y, tape.gradient(y, x, dy), batch.mean, batch.variance
+
+    whole = run(tf.constant(x), tf.constant(dy), tf.constant(keep), False)
+    shards = [
+        two_replicas.experimental_distribute_values_from_function(
+            lambda context, values=values: tf.constant(
+                np.split(values, [first])[context.replica_id_in_sync_group]
+            )
+        )
+        for values in (x, dy, keep)
+    ]
+    both = tf.function(lambda *shard: two_replicas.run(run, (*shard, True)))(*shards)
+    both = [two_replicas.experimental_local_results(value) for value in both]
+    for measured, expected in zip(both[:2], whole[:2], strict=True):
+        assert reference.error(tf.concat(measured, 0), expected) < 1e-6
+    for measured, expected in zip(both[2:], whole[2:], strict=True):
+        for replica in measured:
+            assert reference.error(replica, expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("clipping", "r", "d"),
+    [({}, 4.0, -3.0), ({"rmax": 3.0, "dmax": 2.0}, 3.0, -2.0), ({"rmin": 5.0}, 5.0, -3.0)],
+)
+def test_renorm_corrections(clipping, r, d):
+    got = functional.renorm_corrections(tf.constant(-5.0), tf.constant(8.0), 1.0, 2.0, clipping)
+    assert [float(value) for value in got] == [r, d]

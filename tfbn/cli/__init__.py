@@ -1,0 +1,1 @@
+"""The command. The only room that prints or parses arguments."""

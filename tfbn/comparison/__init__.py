@@ -1,0 +1,1 @@
+"""Several networks, the same batches, several seeds."""

@@ -1,0 +1,1 @@
+"""Do the moving averages describe the data? diagnose and recalibrate."""

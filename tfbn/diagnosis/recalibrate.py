@@ -1,0 +1,143 @@
+"""`recalibrate`: the statistics of the data in place of moving averages."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from tfbn.data.adapters import batches
+from tfbn.layers import inspection as batchnorms
+
+
+def recalibrate(model, data, batch_size=256, unbiased=False, one_pass=False, on_batch=None):
+    """Set each batch norm layer's statistics to the mean and variance of its inputs over all of `data`.
+
+        mean     = sum(count * mean_of_batch) / sum(count)
+        variance = sum(count * (variance_of_batch + (mean_of_batch - mean)**2)) / sum(count)
+
+    Moving averages lag behind the weights, and after averaging weights they belong to none. Layer after
+    layer, as here, each one's inputs are those of the network that will be used: the layers before it have
+    their new statistics already. That reads the data once a layer. `one_pass` reads it once: all layers
+    then normalise by their batches while the statistics are taken, so those behind the first depend on
+    `batch_size` (as in PyTorch's `update_bn`). A layer that is called several times gets the statistics of
+    all calls together; where one call's inputs come from another's output, that is by its old averages.
+
+    Gamma, beta and all other weights stay as they are. Dropout and the like are off.
+
+    Args:
+        model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed in place.
+        data: inputs, an array or a dict or list of arrays; ``(inputs, labels)``, the labels unused; a
+            `tfbn.data.Data`, of which the training split is taken; or batches that can be read
+            repeatedly, such as a `tf.data.Dataset`.
+        batch_size: int, examples a batch, where `data` is not in batches already. Default 256.
+        unbiased: bool, whether to apply Bessel's correction to the variance, as Algorithm 2 does and
+            PyTorch. Default False, as in Keras; a layer of ``unbiased=True`` has it in any case.
+        one_pass: bool. Default False.
+        on_batch: function that is told the layer's name (None in one pass), the number of layers that
+            are done, and the number of the batch. Default None.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: no batch norm layer, a layer without a value, inputs that are not finite or of a wrong
+            shape. The statistics are then as they were.
+        TypeError: `data` can be read but once.
+
+    >>> import keras
+    >>> from tfbn import BatchNormalization
+    >>> model = keras.Sequential([keras.Input([1]), BatchNormalization()])
+    >>> _ = recalibrate(model, np.array([[1.0], [2.0], [6.0]], "float32"), batch_size=2)
+    >>> model.layers[0].moving_mean.numpy().round(4).tolist()
+    [3.0]
+
+    Source: Ioffe and Szegedy 2015, Algorithm 2, lines 8 to 12; pooled as in Chan, Golub and LeVeque 1983.
+    """
+    layers = batchnorms.find(model)
+    read = batches(model, data, batch_size)
+    saved = model.get_weights()
+    try:
+        calls = _calls(model, layers, next(read())[0])
+        groups = [list(calls)] if one_pass else [[layer] for layer in calls]
+        for done, group in enumerate(groups):
+            tell = functools.partial(on_batch or _silent, None if one_pass else group[0].name, done)
+            stop_after = None if one_pass else calls[group[0]]
+            populations = _populations(model, group, read, stop_after, tell)
+            for layer, population in populations.items():
+                population.check(layer)
+                bessel = unbiased or getattr(layer, "unbiased", False)
+                variance = population.variance(unbiased=bessel)
+                batchnorms.set_averages(layer, population.mean, variance, population.count)
+    except BaseException:
+        model.set_weights(saved)
+        raise
+    return model
+
+
+def _silent(*_):
+    pass
+
+
+class Population:
+    """Mean and variance of each channel of a layer's inputs, from those of its batches, in float64."""
+
+    def __init__(self):
+        self.count = self.mean = self.squares = 0.0
+
+    def add(self, moments):
+        """Let the `batchnorms.moments` of a batch join."""
+        count, shift, offset, variance = (value.numpy().astype("float64") for value in moments)
+        mean = shift + offset
+        total = self.count + count
+        share = np.divide(count, total, out=np.zeros_like(total), where=total > 0)
+        distance = mean - self.mean
+        self.squares = self.squares + count * variance + distance**2 * self.count * share
+        self.mean = self.mean + distance * share
+        self.count = total
+
+    def variance(self, unbiased=False):
+        return self.squares / np.maximum(self.count - bool(unbiased), 1)
+
+    def check(self, layer):
+        if not np.all(self.count):
+            raise ValueError(f"Layer {layer.name!r} saw no value in some channel: all are masked.")
+        if not np.isfinite(self.mean + self.squares).all():
+            raise ValueError(
+                f"Layer {layer.name!r} got inputs that are not finite. Look for NaN or infinity in the "
+                "data and in the weights before it."
+            )
+
+
+def _calls(model, layers, x):
+    """Those of `layers` that run in inference, in their order, and how often each is called."""
+    calls = {}
+
+    def count(layer, x, mask):
+        calls[layer] = calls.get(layer, 0) + 1
+        return x
+
+    with batchnorms.Intercepted(layers, count):
+        # Traced alone, nothing is computed.
+        tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(x)
+    return calls
+
+
+def _populations(model, layers, read, stop_after, on_batch):
+    """The populations of the inputs of `layers`; all of them normalise by their batches.
+
+    With `stop_after`, the model runs to that call of the one layer, and it normalises by its averages.
+    """
+    run = batchnorms.by_batch if stop_after is None else batchnorms.by_averages
+
+    def call(layer, x, mask):
+        return batchnorms.moments(layer, x, mask), run(layer, x, mask)
+
+    populations = {layer: Population() for layer in layers}
+    batches_seen = batchnorms.observe(model, layers, read, call, stop_after)
+    for number, batch in enumerate(batches_seen, 1):
+        for layer, moments in batch:
+            populations[layer].add(moments)
+        on_batch(number)
+    return populations

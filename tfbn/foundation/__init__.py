@@ -1,0 +1,1 @@
+"""Common ground that knows no tensor: argument checks, files, text tables, provenance, signals."""

@@ -1,0 +1,75 @@
+"""Check arguments: each function returns the value, or raises with the name, the limits and the value."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Collection
+from typing import Any
+
+
+def integer(name: str, value: Any, at_least: int | None = None, at_most: int | None = None) -> int:
+    """Return `value` as an int; NumPy's integers are integers, too.
+
+    Raises:
+        TypeError: `value` is not an integer.
+        ValueError: `value` is outside the limits.
+
+    >>> integer("epochs", 3, at_least=1)
+    3
+    """
+    limits = _limits(at_least, at_most)
+    # bool is a subclass of int, but True as a number of epochs is a mistake.
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` must be an integer{limits}. Received: {name}={value!r}.")
+    if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
+        raise ValueError(f"`{name}` must be an integer{limits}. Received: {name}={value!r}.")
+    return int(value)
+
+
+def _limits(at_least: int | None, at_most: int | None) -> str:
+    if at_most is not None:
+        return f" from {at_least or 0:,} to {at_most:,}"
+    return "" if at_least is None else f", {at_least:,} or more"
+
+
+def number(name: str, value: Any) -> float:
+    """Return `value` as a float.
+
+    Raises:
+        TypeError: `value` is not a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
+    return float(value)
+
+
+def is_finite_number(value: Any) -> bool:
+    """Return whether `value` is a finite number.
+
+    >>> is_finite_number(0.5), is_finite_number(float("nan")), is_finite_number(None)
+    (True, False, False)
+    """
+    return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value`, a bool.
+
+    Raises:
+        TypeError: `value` is not a bool.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}.")
+    return value
+
+
+def choice(name: str, value: Any, allowed: Collection[str]) -> str:
+    """Return `value`, one of the strings in `allowed`.
+
+    Raises:
+        ValueError: `value` is not one of them.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"`{name}` must be one of {list(allowed)}. Received: {name}={value!r}.")
+    return value

@@ -1,0 +1,1 @@
+"""Where a network runs: devices, their self-test, distribution strategies."""

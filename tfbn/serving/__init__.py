@@ -1,0 +1,1 @@
+"""A finished model as files that other runtimes run, proven equal."""

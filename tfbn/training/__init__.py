@@ -1,0 +1,1 @@
+"""One network's training: feeds, compiled steps, the loop, checkpoints."""

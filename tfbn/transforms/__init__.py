@@ -1,0 +1,1 @@
+"""A model in, a model out: fold, convert, without_batchnorm, from_torch."""

@@ -1,0 +1,1 @@
+"""From runs to a statement: paired statistics and their wording. No TensorFlow."""
