@@ -12,7 +12,7 @@ from test_main import OFFLINE, tfbn_command
 
 import tfbn
 from tfbn.cli import main as cli
-from tfbn.layers import inspection as batchnorms
+from tfbn.layers import inspection
 
 DATA = conftest.PREPARED if conftest.PREPARED.exists() else "nothing"
 
@@ -55,7 +55,7 @@ def test_recalibrate_then_fold(folder):
     new = keras.models.load_model(folder / "new.keras")
     x = tfbn.data.load(data_dir=DATA).test.x if DATA != "nothing" else tfbn.data.sample().test.x
     inputs = x.astype("float64") @ new.layers[1].kernel.numpy() + new.layers[1].bias.numpy()
-    np.testing.assert_allclose(batchnorms.find(new)[0].moving_variance, inputs.var(0), rtol=1e-5)
+    np.testing.assert_allclose(inspection.find_batchnorms(new)[0].moving_variance, inputs.var(0), rtol=1e-5)
 
     done = tfbn_command("fold", "new.keras", "--out", "folded.keras", cwd=folder)
     assert done.returncode == 0, done.stderr

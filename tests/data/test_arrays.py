@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfbn.data.arrays import Data, batch_order, batches
+from tfbn.data.arrays import Data, batch_order, epoch_order
 
 
 def test_batch_orders():
@@ -19,12 +19,12 @@ def test_steps_cut_one_stream_of_passes(examples, batch_size, steps):
     in_a_pass = examples // batch_size
     passes = [batch_order(examples, 5, 1 + i)[: in_a_pass * batch_size] for i in range(30)]
     stream = np.concatenate(passes).reshape(-1, batch_size)
-    cut = [batches(examples, batch_size, 5, epoch, steps) for epoch in (1, 2, 3, 4)]
+    cut = [epoch_order(examples, batch_size, 5, epoch, steps) for epoch in (1, 2, 3, 4)]
     np.testing.assert_array_equal(np.concatenate(cut).reshape(-1, batch_size), stream[: 4 * steps])
 
 
 def test_an_epoch_is_a_pass_by_default():
-    np.testing.assert_array_equal(batches(10, 3, 1, 4), batch_order(10, 1, 4)[:9])
+    np.testing.assert_array_equal(epoch_order(10, 3, 1, 4), batch_order(10, 1, 4)[:9])
 
 
 def test_targets_of_a_regression_stay_numbers():

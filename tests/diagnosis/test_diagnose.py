@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tfbn
 
-KINDS = pytest.mark.parametrize(
+BATCHNORM_CLASSES = pytest.mark.parametrize(
     "kind", [tfbn.BatchNormalization, keras.layers.BatchNormalization], ids=["tfbn", "keras"]
 )
 
@@ -34,7 +34,7 @@ def x(rng):
     return rng.normal([5, 0, -1], [2, 1, 0.5], [203, 3]).astype("float32")
 
 
-@KINDS
+@BATCHNORM_CLASSES
 def test_numbers_are_those_of_the_data(x, kind):
     model = norm_alone(kind, mean=[4, 0, -1], variance=[4, 3, 0.25])
     (row,) = tfbn.diagnose(model, x, batch_size=50).layers
@@ -49,7 +49,7 @@ def test_numbers_are_those_of_the_data(x, kind):
     assert (row["name"], row["channels"], row["momentum"], row["steps"]) == ("norm", 3, 0.99, None)
 
 
-@KINDS
+@BATCHNORM_CLASSES
 def test_ways_are_those_of_the_words(x, kind):
     """Loss, accuracy and flips from outputs that plain NumPy computes."""
     model, y = norm_alone(kind, mean=3.0, variance=2.0), (x[:, 1] > 0).astype(int)

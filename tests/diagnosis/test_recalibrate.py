@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 import tfbn
-from tfbn.layers import inspection as batchnorms
+from tfbn.layers import inspection
 
 KERAS = keras.layers.BatchNormalization
 
@@ -44,7 +44,7 @@ def test_each_layer_has_the_statistics_of_its_inputs(rng, kind, shape, unbiased)
     model = net(kind, shape)
     x = rng.normal(30, 2, [97, *shape]).astype("float32")  # three batches of 32 and one of 1
     assert tfbn.recalibrate(model, x, batch_size=32, unbiased=unbiased) is model
-    for layer in batchnorms.find(model):
+    for layer in inspection.find_batchnorms(model):
         inputs = inputs_of(model, layer, x)
         axes = tuple(range(inputs.ndim - 1))
         mean, variance = inputs.mean(axes), inputs.var(axes, ddof=int(unbiased))
@@ -54,7 +54,9 @@ def test_each_layer_has_the_statistics_of_its_inputs(rng, kind, shape, unbiased)
 
 def test_other_weights_stay(rng):
     model = net(tfbn.BatchNormalization)
-    statistics = {w.path for layer in batchnorms.find(model) for w in layer.non_trainable_variables}
+    statistics = {
+        w.path for layer in inspection.find_batchnorms(model) for w in layer.non_trainable_variables
+    }
     before = {w.path: w.numpy() for w in model.weights if w.path not in statistics}
     tfbn.recalibrate(model, rng.normal(size=[50, 6]).astype("float32"))
     assert len(before) == len(model.weights) - 4
@@ -88,7 +90,7 @@ def test_one_pass_normalises_by_batches(rng):
     """The first layer is the same; the second sees the first one's batch statistics."""
     x = rng.normal(3, 2, [90, 6]).astype("float32")
     model = tfbn.recalibrate(net(tfbn.BatchNormalization), x, batch_size=30, one_pass=True)
-    first, second = batchnorms.find(model)
+    first, second = inspection.find_batchnorms(model)
     inputs = inputs_of(model, first, x)
     np.testing.assert_allclose(first.moving_mean, inputs.mean(0), rtol=1e-5, atol=1e-5)
     between = keras.Sequential([keras.Input([5]), *model.layers[2:5]])
@@ -98,7 +100,9 @@ def test_one_pass_normalises_by_batches(rng):
     np.testing.assert_allclose(second.moving_mean, behind.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(second.moving_variance, behind.var(0), rtol=1e-4)
     alike = tfbn.recalibrate(net(tfbn.BatchNormalization), x, batch_size=30)
-    assert np.abs(second.moving_variance - batchnorms.find(alike)[1].moving_variance).max() > 1e-4
+    assert (
+        np.abs(second.moving_variance - inspection.find_batchnorms(alike)[1].moving_variance).max() > 1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,7 @@ def test_every_kind_of_layer_normalises_by_it(rng, options):
     kept = 51 / 91 if options.get("momentum", 0.99) is None else 0.99
     model(x[:40] + 100, training=True)
     moved = kept * x.mean(0) + (1 - kept) * (x[:40].mean(0) + 100)
-    np.testing.assert_allclose(batchnorms.averages(layer)[0], moved, rtol=1e-4)
+    np.testing.assert_allclose(inspection.averages(layer)[0], moved, rtol=1e-4)
     if "renorm" in options:
         np.testing.assert_allclose(layer.renorm_mean, moved, rtol=1e-4)
         np.testing.assert_allclose(layer.renorm_stddev, layer.moving_stddev, rtol=1e-4)
@@ -200,7 +204,7 @@ def test_progress_is_told(rng):
     model = net(tfbn.BatchNormalization)
     x = rng.normal(size=[50, 6]).astype("float32")
     tfbn.recalibrate(model, x, batch_size=32, on_batch=lambda *now: told.append(now))
-    names = [layer.name for layer in batchnorms.find(model)]
+    names = [layer.name for layer in inspection.find_batchnorms(model)]
     assert told == [(names[0], 0, 1), (names[0], 0, 2), (names[1], 1, 1), (names[1], 1, 2)]
 
 
@@ -224,7 +228,7 @@ def test_bad_data_leaves_the_model_as_it_was(data, error, message):
         tfbn.recalibrate(model, data)
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
-    assert not any("call" in vars(layer) for layer in batchnorms.find(model))
+    assert not any("call" in vars(layer) for layer in inspection.find_batchnorms(model))
 
 
 @pytest.mark.parametrize(

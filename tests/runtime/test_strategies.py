@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import tfbn
-from tfbn.runtime import strategies as replicas
+from tfbn.runtime import strategies
 
 STEPS = 50
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -235,9 +235,9 @@ def test_an_overflow_on_one_replica_is_one_on_all(two_replicas):
 )
 def test_a_wrong_tf_config_is_told_with_an_example(text, message):
     with pytest.raises(ValueError, match=message) as error:
-        replicas.check_tf_config(text)
-    assert replicas.EXAMPLE in str(error.value)
-    replicas.check_tf_config(replicas.EXAMPLE)
+        strategies.check_tf_config(text)
+    assert strategies.EXAMPLE in str(error.value)
+    strategies.check_tf_config(strategies.EXAMPLE)
 
 
 WORKER = """

@@ -7,10 +7,10 @@ import tensorflow as tf
 from keras import layers as L
 
 import tfbn
-from tfbn.layers import inspection as batchnorms
+from tfbn.layers import inspection
 
 OURS, THEIRS = tfbn.BatchNormalization, L.BatchNormalization
-KINDS = {"tfbn": OURS, "keras": THEIRS}
+BATCHNORM_CLASSES = {"tfbn": OURS, "keras": THEIRS}
 OTHER = {"tfbn": THEIRS, "keras": OURS}
 
 
@@ -18,7 +18,7 @@ def identity(name=None, **_):
     return L.Identity(name=name)
 
 
-# Networks as functions of a norm: one of KINDS, or `identity`.
+# Networks as functions of a norm: one of BATCHNORM_CLASSES, or `identity`.
 
 
 def chain(norm):
@@ -123,7 +123,7 @@ def by_name(model, prefix=""):
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             found |= by_name(layer, f"{prefix}{layer.name}/")
-        elif not isinstance(layer, (*batchnorms.KINDS, L.InputLayer)):
+        elif not isinstance(layer, (*inspection.BATCHNORM_CLASSES, L.InputLayer)):
             found[prefix + layer.name] = layer.get_weights()
     return found
 
@@ -145,14 +145,14 @@ def policy():
     keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BATCHNORM_CLASSES)
 @pytest.mark.parametrize("net", NETS)
 def test_the_twin_is_the_network_built_without(net, kind):
-    model, reference = scrambled(net(KINDS[kind])), net(identity)
+    model, reference = scrambled(net(BATCHNORM_CLASSES[kind])), net(identity)
     x = inputs_of(model)
     before, outputs = state(model), outputs_of(model, x, training=False)
     twin = tfbn.without_batchnorm(model)
-    assert not layers_in(twin, batchnorms.KINDS)
+    assert not layers_in(twin, inspection.BATCHNORM_CLASSES)
     expected, found = by_name(model), by_name(twin)
     for name, weights in expected.items():
         assert_equal(weights, found.pop(name))
@@ -187,7 +187,7 @@ def test_training_goes_as_without(blobs):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("to", KINDS)
+@pytest.mark.parametrize("to", BATCHNORM_CLASSES)
 @pytest.mark.parametrize("net", NETS)
 def test_converted_layers_do_the_same(net, to, dtype, policy):
     policy(dtype)
@@ -195,7 +195,7 @@ def test_converted_layers_do_the_same(net, to, dtype, policy):
     x = inputs_of(model)
     before, outputs = state(model), outputs_of(model, x, training=False)
     copy = tfbn.convert(model, to=to)
-    assert len(layers_in(copy, KINDS[to])) == len(layers_in(model, OTHER[to]))
+    assert len(layers_in(copy, BATCHNORM_CLASSES[to])) == len(layers_in(model, OTHER[to]))
     assert not layers_in(copy, OTHER[to])
     names = [layer.name for layer in layers_in(model)]
     assert sorted(layer.name for layer in layers_in(copy)) == sorted(names)
@@ -232,14 +232,14 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("to", KINDS)
+@pytest.mark.parametrize("to", BATCHNORM_CLASSES)
 @pytest.mark.parametrize("options", OPTIONS, ids=", ".join)
 def test_arguments_are_kept(options, to):
     model = keras.Sequential([keras.Input((5, 4)), OTHER[to](**options)])
     model.layers[0].set_weights(scrambled(model).get_weights())
     copy = tfbn.convert(model, to=to)
     old, new = model.layers[0], copy.layers[1]
-    assert type(new) is KINDS[to] and new.name == old.name
+    assert type(new) is BATCHNORM_CLASSES[to] and new.name == old.name
     keys = set(THEIRS().get_config()) | {"activity_regularizer"}
     config = {key: value for key, value in old.get_config().items() if key in keys}
     config["renorm_clipping"] = config["renorm_clipping"] or new.renorm_clipping
@@ -323,11 +323,11 @@ def test_frozen_models_and_precision(function):
     assert isinstance(half.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BATCHNORM_CLASSES)
 def test_a_mask_of_the_norm_s_own_survives(kind, tmp_path):
     # The mask reaches pooling in the middle, and at the end the loss.
     inputs, mask = keras.Input((5, 3)), keras.Input((5,), dtype="bool", name="mask")
-    x = L.Dropout(0.1)(KINDS[kind](name="n")(L.Dense(4, name="d")(inputs), mask=mask))
+    x = L.Dropout(0.1)(BATCHNORM_CLASSES[kind](name="n")(L.Dense(4, name="d")(inputs), mask=mask))
     model = keras.Model([inputs, mask], [L.GlobalAveragePooling1D()(x), x])
     rng = np.random.default_rng(0)
     x, target = rng.normal(size=[2, 5, 3]), rng.normal(size=[2, 5, 4])
@@ -366,7 +366,7 @@ def test_a_network_of_keras_applications():
     outputs = outputs_of(model, x, training=False)
     assert_close(outputs, outputs_of(copy, x, training=False), 1e-5)
     assert_equal(outputs, outputs_of(back, x, training=False))
-    assert not layers_in(plain, batchnorms.KINDS)
+    assert not layers_in(plain, inspection.BATCHNORM_CLASSES)
     assert len(plain.weights) == len(model.weights) - 4 * 52 and plain.output_shape == (None, 10)
 
 
@@ -479,7 +479,7 @@ UNREACHABLE = [
 ]
 
 
-@pytest.mark.parametrize("to", [None, *KINDS])
+@pytest.mark.parametrize("to", [None, *BATCHNORM_CLASSES])
 @pytest.mark.parametrize(("build", "names"), UNREACHABLE)
 def test_norms_out_of_reach_are_named(build, names, to):
     model = build(OTHER.get(to, OURS))
@@ -576,4 +576,4 @@ def test_options_that_keras_does_not_have(shape, options, named):
     with pytest.raises(ValueError) as raised:
         to_keras(model)
     assert f"Layer 'model/n' has {named}, which keras" in str(raised.value)
-    assert not layers_in(tfbn.without_batchnorm(model), batchnorms.KINDS)
+    assert not layers_in(tfbn.without_batchnorm(model), inspection.BATCHNORM_CLASSES)

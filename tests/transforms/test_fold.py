@@ -4,7 +4,7 @@ import pytest
 from keras import layers as L
 
 import tfbn
-from tfbn.layers import inspection as batchnorms
+from tfbn.layers import inspection
 from tfbn.transforms import fold as module
 from tfbn.transforms.fold import fold
 
@@ -15,7 +15,7 @@ def scramble(model, seed=0):
     """Random statistics, gammas, betas and biases, so that nothing is a 0 or a 1 by chance."""
     rng = np.random.default_rng(seed)
     for layer in model._flatten_layers():
-        if isinstance(layer, batchnorms.KINDS):
+        if isinstance(layer, inspection.BATCHNORM_CLASSES):
             for weight in layer.weights:
                 if weight.name in ("gamma", "moving_variance"):
                     weight.assign(rng.uniform(0.5, 1.5, weight.shape))
@@ -51,7 +51,7 @@ def assert_same(model, folded, rtol=1e-5):
 
 
 def norms_left(model):
-    return [layer for layer in model._flatten_layers() if isinstance(layer, batchnorms.KINDS)]
+    return [layer for layer in model._flatten_layers() if isinstance(layer, inspection.BATCHNORM_CLASSES)]
 
 
 BEFORE = [
@@ -173,7 +173,7 @@ def test_axes_that_come_to_the_channels(shape, axis, size):
 )
 def test_chains_and_what_does_nothing_in_inference(stack):
     model = chain((4,), *stack())
-    for layer in batchnorms.find(model):
+    for layer in inspection.find_batchnorms(model):
         if hasattr(layer, "count"):
             layer.count.assign(np.full(layer.count.shape, 7.0))
     folded = fold(model)
@@ -494,7 +494,7 @@ def test_keras_applications(name, count, dtype, policy):
     model = build(weights=None, input_shape=(96, 96, 3), classifier_activation=None)
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 255, size=[8, 96, 96, 3])
-    norms = batchnorms.find(model)
+    norms = inspection.find_batchnorms(model)
     if dtype == "float64":
         # Statistics of data, without which so deep a model hardly sees its input. Untrained, it also
         # multiplies float32's rounding, hence float64.
@@ -526,8 +526,8 @@ def test_the_proof_refuses_what_differs(monkeypatch):
     model = chain((4,), L.Dense(4), BN())
     with pytest.raises(ValueError, match=r"differ by .* allowed is tolerance=1.0e-30"):
         fold(chain((64,), L.Dense(64), BN(), L.Dense(3)), tolerance=1e-30)
-    right = batchnorms.scale_and_shift
-    monkeypatch.setattr(batchnorms, "scale_and_shift", lambda norm: [1.001 * v for v in right(norm)])
+    right = inspection.scale_and_shift
+    monkeypatch.setattr(inspection, "scale_and_shift", lambda norm: [1.001 * v for v in right(norm)])
     with pytest.raises(ValueError, match=r"differ by 1.0e-03 .* allowed is tolerance=1.0e-05"):
         fold(model)
     assert fold(model, tolerance=0.01).folding.difference == pytest.approx(1e-3, rel=0.01)

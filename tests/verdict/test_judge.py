@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from tfbn.verdict import judge as verdict
-from tfbn.verdict import statistics as chance
+from tfbn.verdict import statistics
 from tfbn.verdict.judge import judge
 from tfbn.verdict.statistics import paired
 
@@ -60,7 +60,7 @@ def headline(found, other="plain"):
 def test_chance_is_called_at_most_one_time_in_twenty(kind, seeds, noise, monkeypatch):
     """The same network under each name. Called 1 time in 20, it is called 32 times of 400 or fewer with a
     probability of 0.996, and 11 times of 100; the draws are fixed."""
-    monkeypatch.setattr(chance, "RESAMPLES", 500)  # Of the interval, which is not what keeps the bound.
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)  # Of the interval, which is not what keeps the bound.
     repetitions, most = (400, 32) if kind == "side by side" and seeds > 3 else (100, 11)
     rng = np.random.default_rng([seeds, *map(ord, noise)])
     called = 0
@@ -84,7 +84,7 @@ def test_a_difference_of_two_deviations_is_called(kind, sign, monkeypatch):
     rng = np.random.default_rng(0)
     shape = [10] if kind is side_by_side else [3, 10]
     outcomes = []
-    monkeypatch.setattr(chance, "RESAMPLES", 500)
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
     for _ in range(60):
         plain = 0.9 + 0.01 * rng.normal(size=shape)
         batchnorm = 0.9 + sign * 0.02 + 0.01 * rng.normal(size=shape)
@@ -218,7 +218,7 @@ def test_interval_and_p_must_agree(monkeypatch):
     assert mixed.p > 0.05
     assert mixed.outcome == "no evidence"
     # In 30,000 draws none had it the other way round.
-    monkeypatch.setattr(chance, "_interval", lambda difference: (-0.1, 1.0))
+    monkeypatch.setattr(statistics, "_interval", lambda difference: (-0.1, 1.0))
     wide = paired(by_seed([0.5] * 6), by_seed([0.0] * 6))
     assert wide.p < 0.05
     assert wide.outcome == "no evidence"

@@ -46,15 +46,15 @@ def _open(console, path, out=None, suffix=".keras", needs_batchnorm=True):
         from absl import logging
 
         import tfbn.models  # noqa: F401  so that Keras knows its classes
-        from tfbn.layers import inspection as batchnorms
-        from tfbn.serving import keras_files as files
+        from tfbn.layers import inspection
+        from tfbn.serving import keras_files
 
         logging.set_verbosity(logging.ERROR)
         if out is not None:
-            files.check_new_file(out, suffix)
-        model = files.load(path)
+            keras_files.check_new_file(out, suffix)
+        model = keras_files.load(path)
         if needs_batchnorm:
-            batchnorms.find(model)
+            inspection.find_batchnorms(model)
         return model
 
 
@@ -115,12 +115,12 @@ def recalibrate(path, dataset, split, data_dir, out, **options):
     examples = _examples(console, model, dataset, data_dir, split)
     with console.status("Running the model") as status, stderr_silenced():
         from tfbn.diagnosis.recalibrate import recalibrate as run
-        from tfbn.serving import keras_files as files
+        from tfbn.serving import keras_files
 
         def tell(name, done, batch):
             status.update(escape(f"{name or 'All layers'}, batch {batch}; layers done: {done}"))
 
-        files.save(run(model, examples, on_batch=tell, **options), out)
+        keras_files.save(run(model, examples, on_batch=tell, **options), out)
     console.print(f"Saved {out}", soft_wrap=True)
 
 
@@ -133,11 +133,11 @@ def fold(path, dataset, split, data_dir, out):
     model = _open(console, path, out)
     examples = dataset and _examples(console, model, dataset, data_dir, split).x
     with console.status("Folding"), stderr_silenced():
-        from tfbn.serving import keras_files as files
+        from tfbn.serving import keras_files
         from tfbn.transforms.fold import fold as run
 
         folded = run(model, examples)
-        files.save(folded, out)
+        keras_files.save(folded, out)
     console.print(folded.folding.table())
     console.print(f"Saved {out}", soft_wrap=True)
 

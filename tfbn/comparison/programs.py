@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn.comparison.observers import OBSERVERS
-from tfbn.data.arrays import batches
+from tfbn.data.arrays import epoch_order
 from tfbn.foundation.signals import signals_deferred
 from tfbn.keras_internals import flatten_layers
-from tfbn.layers.inspection import KINDS
+from tfbn.layers.inspection import BATCHNORM_CLASSES
 from tfbn.runtime.strategies import workers
 from tfbn.training.checkpoints import Checkpoints, digest
 from tfbn.training.signatures import signature
@@ -121,7 +121,7 @@ class Program:
         run["epoch"] += 1
         this = {"arm": run["arm"], "seed": run["seed"], "epoch": run["epoch"]}
         examples = len(self.arrays["train"].y)
-        order = batches(examples, plan.batch_size, run["seed"], run["epoch"], plan.steps_per_epoch)
+        order = epoch_order(examples, plan.batch_size, run["seed"], run["epoch"], plan.steps_per_epoch)
         start = time.perf_counter()
         self.solver.train_epoch(self.arrays["train"], order, plan.batch_size)
         seconds = time.perf_counter() - start
@@ -224,7 +224,7 @@ def lag(model, steps):
     momenta = [
         layer.momentum
         for layer in flatten_layers(model)
-        if isinstance(layer, KINDS)
+        if isinstance(layer, BATCHNORM_CLASSES)
         and layer.momentum is not None
         # What these normalise by does not depend on the start.
         and not getattr(layer, "debias", False)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfbn.data.arrays import Data, check_batch_size
 
 
-def batches(model, data, batch_size):
+def batch_reader(model, data, batch_size):
     """A function that gives an iterator over the batches ``(x, y)`` of `data`, y None where there is none.
 
     Args:

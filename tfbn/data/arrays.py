@@ -108,7 +108,7 @@ class Data:
         return self.classes == 0 and self.train.x[0].size == self.train.y[0].size == 1
 
 
-def batches(examples, batch_size, seed, epoch, steps=None):
+def epoch_order(examples, batch_size, seed, epoch, steps=None):
     """The examples that an epoch of so many steps takes, ``[steps * batch_size]`` of int32.
 
     The batches are those of `batch_order`, pass after pass; what fills no batch sits the pass out.
@@ -118,7 +118,7 @@ def batches(examples, batch_size, seed, epoch, steps=None):
         epoch: int, from 1.
         steps: int. Default None: as many as a pass has, so that an epoch is a pass.
 
-    >>> batches(5, 2, seed=0, epoch=1).size, batches(5, 2, seed=0, epoch=1, steps=7).size
+    >>> epoch_order(5, 2, seed=0, epoch=1).size, epoch_order(5, 2, seed=0, epoch=1, steps=7).size
     (4, 14)
     """
     in_a_pass = examples // batch_size

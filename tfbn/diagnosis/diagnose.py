@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn import plots
-from tfbn.data.adapters import batches
+from tfbn.data.adapters import batch_reader
 from tfbn.diagnosis.recalibrate import Population, recalibrate
 from tfbn.diagnosis.scores import scores
 from tfbn.foundation import arguments
 from tfbn.foundation.files import to_json
 from tfbn.foundation.provenance import versions
-from tfbn.layers import inspection as batchnorms
+from tfbn.layers import inspection
 
 MEAN_OFF = 0.25  # standard deviations
 VARIANCE_OFF = 1.5  # a factor, either way
@@ -124,13 +124,13 @@ def diagnose(model, data, *, batch_size=32, steps=None, loss=None):
     >>> print(diagnosis.findings[0].split(". ")[0])
     norm: the moving mean is up to 5.1 standard deviations off, the variance by up to a factor of 1.1
     """
-    layers = batchnorms.find(model)
+    layers = inspection.find_batchnorms(model)
     if steps is not None:
         steps = arguments.integer("steps", steps)
         if steps < 0:
             raise ValueError(f"`steps` must be 0 or more. Received: steps={steps}.")
     loss = None if loss is None else keras.losses.get(loss)
-    read = batches(model, data, batch_size)
+    read = batch_reader(model, data, batch_size)
     saved = model.get_weights()
     try:
         rows = _layers(model, layers, read, steps)
@@ -148,14 +148,14 @@ def _layers(model, layers, read, steps):
     """A row for each layer that runs."""
 
     def call(layer, x, mask):
-        y = batchnorms.by_averages(layer, x, mask)
+        y = inspection.by_averages(layer, x, mask)
         seen = tf.cast(y, "float32")
-        axes = batchnorms.reduced_axes(layer, y.shape.rank)
+        axes = inspection.reduced_axes(layer, y.shape.rank)
         beyond = tf.reduce_mean(tf.cast(tf.abs(seen) > SATURATED, "float32"), axes)
-        return (batchnorms.moments(layer, x, mask), tf.reduce_max(seen, axes), beyond), y
+        return (inspection.moments(layer, x, mask), tf.reduce_max(seen, axes), beyond), y
 
     populations, means, highest, beyond = {}, {}, {}, {}
-    for batch in batchnorms.observe(model, layers, read, call):
+    for batch in inspection.observe(model, layers, read, call):
         for layer, (moments, top, share) in batch:
             populations.setdefault(layer, Population()).add(moments)
             # Of the means of batches, each counting one, the scatter.
@@ -166,9 +166,9 @@ def _layers(model, layers, read, steps):
     rows = []
     for layer, population in populations.items():
         population.check(layer)
-        mean, variance = batchnorms.averages(layer)
+        mean, variance = inspection.averages(layer)
         spread = population.variance() + layer.epsilon
-        activation = batchnorms.activation_behind(layer)
+        activation = inspection.activation_behind(layer)
         taken = steps if steps is not None else _steps(model, layer)
         known = taken is not None and layer.momentum is not None and not getattr(layer, "debias", False)
         saturates = activation in ("sigmoid", "tanh")

@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tfbn.data.adapters import batches
-from tfbn.layers import inspection as batchnorms
+from tfbn.data.adapters import batch_reader
+from tfbn.layers import inspection
 
 
 def recalibrate(model, data, batch_size=256, unbiased=False, one_pass=False, on_batch=None):
@@ -55,8 +55,8 @@ def recalibrate(model, data, batch_size=256, unbiased=False, one_pass=False, on_
 
     Source: Ioffe and Szegedy 2015, Algorithm 2, lines 8 to 12; pooled as in Chan, Golub and LeVeque 1983.
     """
-    layers = batchnorms.find(model)
-    read = batches(model, data, batch_size)
+    layers = inspection.find_batchnorms(model)
+    read = batch_reader(model, data, batch_size)
     saved = model.get_weights()
     try:
         calls = _calls(model, layers, next(read())[0])
@@ -69,7 +69,7 @@ def recalibrate(model, data, batch_size=256, unbiased=False, one_pass=False, on_
                 population.check(layer)
                 bessel = unbiased or getattr(layer, "unbiased", False)
                 variance = population.variance(unbiased=bessel)
-                batchnorms.set_averages(layer, population.mean, variance, population.count)
+                inspection.set_averages(layer, population.mean, variance, population.count)
     except BaseException:
         model.set_weights(saved)
         raise
@@ -118,7 +118,7 @@ def _calls(model, layers, x):
         calls[layer] = calls.get(layer, 0) + 1
         return x
 
-    with batchnorms.Intercepted(layers, count):
+    with inspection.Intercepted(layers, count):
         # Traced alone, nothing is computed.
         tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(x)
     return calls
@@ -129,13 +129,13 @@ def _populations(model, layers, read, stop_after, on_batch):
 
     With `stop_after`, the model runs to that call of the one layer, and it normalises by its averages.
     """
-    run = batchnorms.by_batch if stop_after is None else batchnorms.by_averages
+    run = inspection.by_batch if stop_after is None else inspection.by_averages
 
     def call(layer, x, mask):
-        return batchnorms.moments(layer, x, mask), run(layer, x, mask)
+        return inspection.moments(layer, x, mask), run(layer, x, mask)
 
     populations = {layer: Population() for layer in layers}
-    batches_seen = batchnorms.observe(model, layers, read, call, stop_after)
+    batches_seen = inspection.observe(model, layers, read, call, stop_after)
     for number, batch in enumerate(batches_seen, 1):
         for layer, moments in batch:
             populations[layer].add(moments)

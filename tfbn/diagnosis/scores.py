@@ -8,14 +8,14 @@ import functools
 import keras
 import numpy as np
 
-from tfbn.layers import inspection as batchnorms
+from tfbn.layers import inspection
 
 # In place of the layers; None as they are.
 WAYS = {
     "moving": None,
-    "batch": batchnorms.by_batch,
+    "batch": inspection.by_batch,
     "recalibrated": None,
-    "single": functools.partial(batchnorms.by_batch, examples=False),
+    "single": functools.partial(inspection.by_batch, examples=False),
 }
 KEYS = ("loss", "accuracy", "flips")
 
@@ -43,7 +43,7 @@ def scores(model, layers, read, renewed, loss):
     def outputs(ways, x):
         found = {}
         for way in ways:
-            stand_in = batchnorms.Intercepted(layers, WAYS[way]) if WAYS[way] else contextlib.nullcontext()
+            stand_in = inspection.Intercepted(layers, WAYS[way]) if WAYS[way] else contextlib.nullcontext()
             with stand_in:
                 found[way] = model(x, training=False)
         return found
@@ -52,7 +52,7 @@ def scores(model, layers, read, renewed, loss):
     for x, y in read():
         if run is None:
             ways = ["moving", "batch", "single"], ["recalibrated"]
-            run = [batchnorms.compiled(model, functools.partial(outputs, part), x) for part in ways]
+            run = [inspection.compiled(model, functools.partial(outputs, part), x) for part in ways]
         found = run[0](x)
         _assign(variables, renewed)
         try:
@@ -62,7 +62,9 @@ def scores(model, layers, read, renewed, loss):
         sizes.append(len(keras.tree.flatten(x)[0]))
         if all(getattr(output, "ndim", 0) == 2 for output in found.values()):
             found = {way: np.asarray(output, "float32") for way, output in found.items()}
-            logits = not gives_probabilities(model, found["moving"]) if logits is None else logits
+            logits = (
+                not inspection.gives_probabilities(model, found["moving"]) if logits is None else logits
+            )
             for way, output in found.items():
                 for key, value in _score(output, found["moving"], y, loss, logits).items():
                     sums[way][key] = sums[way].get(key, 0.0) + value * sizes[-1]
@@ -125,23 +127,3 @@ def _cross_entropy(number, logits):
     losses = keras.losses
     kind = losses.BinaryCrossentropy if number == 1 else losses.SparseCategoricalCrossentropy
     return kind(from_logits=logits)
-
-
-def gives_probabilities(model, outputs):
-    """Whether the model ends in a softmax or sigmoid, going by its layers and these `outputs` of it."""
-    # A softmax shows wherever it is in the model; a single output between 0 and 1 may be a logit.
-    several = outputs.shape[-1] > 1
-    sums_to_one = (outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-2)
-    return _ends_in_probabilities(model) or bool(several and sums_to_one)
-
-
-def _ends_in_probabilities(model):
-    """Whether the last layer is a softmax or sigmoid, or has one for activation."""
-    for layer in reversed(getattr(model, "operations", model.layers)):
-        if isinstance(layer, keras.Model):
-            return _ends_in_probabilities(layer)
-        name = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__).lower()
-        # A linear one goes last where half precision is to end in float32.
-        if not (isinstance(layer, keras.layers.Activation) and name == "linear"):
-            return name in ("softmax", "sigmoid")
-    return False

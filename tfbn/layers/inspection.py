@@ -13,11 +13,11 @@ from tfbn.keras_internals import flatten_layers
 from tfbn.layers import functional
 from tfbn.layers.batch_normalization import BatchNormalization, broadcast_mask
 
-KINDS = (BatchNormalization, keras.layers.BatchNormalization)
+BATCHNORM_CLASSES = (BatchNormalization, keras.layers.BatchNormalization)
 MANY = 1e9  # updates
 
 
-def find(model):
+def find_batchnorms(model):
     """The batch norm layers of `model`, those of nested models and layers included.
 
     Raises:
@@ -31,7 +31,9 @@ def find(model):
     if not model.built:
         raise ValueError(f"Model {model.name!r} has no weights yet. Call it on data, or build it, first.")
     # The public `layers` leaves out what is inside wrappers and layers of one's own.
-    layers = [layer for layer in flatten_layers(model, include_self=False) if isinstance(layer, KINDS)]
+    layers = [
+        layer for layer in flatten_layers(model, include_self=False) if isinstance(layer, BATCHNORM_CLASSES)
+    ]
     if not layers:
         raise ValueError(f"Model {model.name!r} has no batch normalization layer.")
     return layers
@@ -218,3 +220,34 @@ def _activation(operation):
     if isinstance(operation, keras.layers.ReLU) and (operation.negative_slope or operation.threshold):
         return None  # It is not flat below zero, or flat above it.
     return type(operation).__name__.lower()
+
+
+def final_activation(model):
+    """Return the name of the activation that a model ends in, such as "softmax", in lower case.
+
+    Nested models are looked into, and a linear activation at the end, which mixed precision puts there for
+    float32 outputs, is skipped.
+
+    >>> inner = keras.Sequential([keras.Input([2]), keras.layers.Dense(3, "softmax")])
+    >>> final_activation(keras.Sequential([keras.Input([2]), inner]))
+    'softmax'
+    """
+    for layer in reversed(getattr(model, "operations", model.layers)):
+        if isinstance(layer, keras.Model):
+            return final_activation(layer)
+        name = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__).lower()
+        if not (isinstance(layer, keras.layers.Activation) and name == "linear"):
+            return name
+    return ""
+
+
+def gives_probabilities(model, outputs):
+    """Return whether a model gives probabilities, by its final activation and by an array of its outputs.
+
+    Several outputs that sum to one are probabilities wherever the softmax is; a single output between 0 and
+    1 may be a logit.
+    """
+    sums_to_one = (
+        outputs.shape[-1] > 1 and (outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-2)
+    )
+    return final_activation(model) in ("softmax", "sigmoid") or bool(sums_to_one)

@@ -15,13 +15,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.data.adapters import batches
-from tfbn.diagnosis.scores import gives_probabilities
+from tfbn.data.adapters import batch_reader
 from tfbn.foundation import arguments
 from tfbn.foundation.errors import first_line
 from tfbn.foundation.files import check_new_folder, staged, write_json
 from tfbn.foundation.provenance import is_installed, versions
-from tfbn.layers import inspection as batchnorms
+from tfbn.layers import inspection
 from tfbn.runtime.devices import describe_device
 from tfbn.serving import runtimes
 from tfbn.transforms.fold import fold as fold_model
@@ -221,7 +220,7 @@ def _check_formats(formats, images):
 def _has_batchnorm(model):
     """Whether there is any; `find` refuses what is no model, or not built."""
     try:
-        return bool(batchnorms.find(model))
+        return bool(inspection.find_batchnorms(model))
     except ValueError:
         if not model.built:
             raise
@@ -232,7 +231,7 @@ def _examples(model, data, images):
     """The examples to compare by, and the TensorSpec of a batch of any size."""
     inputs, outputs = (getattr(model, name, None) or [None] for name in ("inputs", "outputs"))
     shape, dtype = (inputs[0].shape[1:], inputs[0].dtype) if inputs[0] is not None else (None, "float32")
-    x = [] if data is None else tf.nest.flatten(next(batches(model, data, AT_MOST)())[0])
+    x = [] if data is None else tf.nest.flatten(next(batch_reader(model, data, AT_MOST)())[0])
     if max(len(inputs), len(outputs), len(x)) > 1:
         raise ValueError(
             f"A model must have one input and one output to be exported. {model.name!r} has "
@@ -294,7 +293,7 @@ def _endpoints(model, spec, head):
 def _head(model, examples):
     """What makes probabilities of the model's outputs: nothing, where they are such already."""
     outputs = np.asarray(model(examples, training=False), "float32")
-    if gives_probabilities(model, outputs):
+    if inspection.gives_probabilities(model, outputs):
         return tf.identity
     return tf.sigmoid if outputs.shape[-1] == 1 else tf.nn.softmax
 

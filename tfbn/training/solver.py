@@ -18,7 +18,8 @@ import tensorflow as tf
 from tfbn.data.arrays import Data, as_classes, batch_order, check_batch_size, check_examples
 from tfbn.data.streams import Stream, batched, grouped_batches, read_batches
 from tfbn.foundation.provenance import versions
-from tfbn.runtime import strategies as replicas
+from tfbn.layers.inspection import final_activation
+from tfbn.runtime import strategies
 from tfbn.runtime.devices import describe_device, find_device, set_precision
 from tfbn.runtime.selftest import choose_jit
 from tfbn.training.checkpoints import Checkpoints, check_workers_agree, digest, open_folder
@@ -136,8 +137,8 @@ class Solver:
             self.device = find_device(device)
             jit = choose_jit(model, self.device, jit)
         else:
-            replicas.check_strategy(strategy, device, jit)
-            self.device, jit = replicas.device_of(strategy), False
+            strategies.check_strategy(strategy, device, jit)
+            self.device, jit = strategies.device_of(strategy), False
         self._steps = Steps(model, self.device, jit, strategy)
         if precision is not None:
             set_precision(model, precision)
@@ -145,7 +146,7 @@ class Solver:
         with self._steps.place():  # The metrics create their variables here.
             optimizer = make_optimizer(optimizer, learning_rate)
             if strategy is not None:
-                replicas.check_trainable(strategy, model, optimizer, loss)
+                strategies.check_trainable(strategy, model, optimizer, loss)
             model.compile(
                 optimizer=optimizer,
                 loss=_cross_entropy(model) if loss is None else loss,
@@ -307,7 +308,7 @@ class Solver:
         with contextlib.ExitStack() as held:
             if checkpoint_dir is not None:
                 about = {**history.about, **about}
-                replicas.broadcast_from_chief(
+                strategies.broadcast_from_chief(
                     self.strategy, lambda: open_folder(checkpoint_dir, about, held)
                 )
                 initial_epoch, save = self._take_up(checkpoint_dir, history, initial_epoch, epochs)
@@ -395,7 +396,7 @@ class Solver:
         """What a result should say of how it came about, as a dict."""
         return {
             "device": describe_device(self.device),
-            "strategy": replicas.describe_strategy(self.strategy),
+            "strategy": strategies.describe_strategy(self.strategy),
             "jit": self.jit,
             "precision": (self.model.layers or [self.model])[-1].dtype_policy.name,
             "optimizer": describe_optimizer(self.model.optimizer),
@@ -465,7 +466,7 @@ class Solver:
         if self._initial_optimizer_state is None:
             if self.strategy is not None:
                 pair = arrays.y, self._output
-                replicas.check_loss(
+                strategies.check_loss(
                     self._loss, *(tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in pair)
                 )
             self._steps.create_variables(*arrays)
@@ -583,12 +584,9 @@ def _form(dataset):
 
 
 def _cross_entropy(model):
-    """The default loss, for logits or, after a softmax, for probabilities."""
-    last = model.layers[-1] if model.layers else None
-    softmax = isinstance(last, keras.layers.Softmax) or (
-        getattr(last, "activation", None) is keras.activations.softmax
-    )
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
+    """Return the default loss: of logits or, where the model ends in a softmax, of probabilities."""
+    logits = final_activation(model) != "softmax"
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
 
 
 def _epoch_callbacks(callbacks):

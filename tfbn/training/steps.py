@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfbn.foundation.errors import first_line
 from tfbn.keras_internals import symbolic_build
-from tfbn.runtime import strategies as replicas
+from tfbn.runtime import strategies
 from tfbn.runtime.devices import supports_empty_batch
 
 _as_it_is = tf.autograph.experimental.do_not_convert
@@ -34,7 +34,7 @@ class Steps:
 
     def place(self):
         """Where variables are created and functions run, a context."""
-        return tf.device(self._device) if self._strategy is None else replicas.scope(self._strategy)
+        return tf.device(self._device) if self._strategy is None else strategies.scope(self._strategy)
 
     def create_variables(self, x, y):
         """Create those of the optimizer and the metrics, by an example of the data."""
@@ -71,7 +71,7 @@ class Steps:
             order = tf.constant(order, "int32")
             if self._strategy is not None:
                 self._check_shards(min(batch_size, len(order) % batch_size or batch_size))
-                return self._epoch(*replicas.copies(self._strategy, (x, y)), order, batch_size)
+                return self._epoch(*strategies.copies(self._strategy, (x, y)), order, batch_size)
             try:
                 return self._epoch(x, y, order, batch_size)
             except tf.errors.OpError as error:
@@ -89,7 +89,7 @@ class Steps:
         with self.place():
             if self._strategy is not None:
                 self._check_shards(min(len(x), batch_size))
-                spread = replicas.copies(self._strategy, (x, y))
+                spread = strategies.copies(self._strategy, (x, y))
                 # Tensors, because every Python number would be traced anew.
                 return self._evaluation_by_shards(*spread, *tf.constant([len(x), batch_size], "int64"))
             # Traced here for any number of examples: TensorFlow would warn where several solvers do.
@@ -113,13 +113,13 @@ class Steps:
         if self._strategy is None:
             _as_it_is(self._model.train_step)((x, y))
         else:
-            replicas.train_step(self._strategy, self._model, x, y, tf.range(tf.shape(x)[0]))
+            strategies.train_step(self._strategy, self._model, x, y, tf.range(tf.shape(x)[0]))
 
     def _train_rows(self, x, y, rows):
         if self._strategy is None:
             _as_it_is(self._model.train_step)((tf.gather(x, rows), tf.gather(y, rows)))
         else:
-            replicas.train_step(self._strategy, self._model, x, y, rows)
+            strategies.train_step(self._strategy, self._model, x, y, rows)
 
     def _epoch_steps(self, x, y, order, batch_size):
         steps, rest = divmod(order.shape[0], batch_size)
@@ -138,4 +138,4 @@ class Steps:
         batches = -(-examples // batch_size)
         for batch in tf.range(batches):
             rows = tf.range(batch * examples // batches, (batch + 1) * examples // batches)
-            replicas.evaluation_step(self._strategy, self._model, x, y, rows)
+            strategies.evaluation_step(self._strategy, self._model, x, y, rows)

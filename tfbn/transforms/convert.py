@@ -7,11 +7,11 @@ import inspect
 import keras
 
 from tfbn.foundation import arguments
-from tfbn.layers import inspection as batchnorms
+from tfbn.layers import inspection
 from tfbn.layers.batch_normalization import BatchNormalization
 from tfbn.transforms import graphs
 
-KINDS = {"tfbn": BatchNormalization, "keras": keras.layers.BatchNormalization}
+CLASSES_BY_PACKAGE = {"tfbn": BatchNormalization, "keras": keras.layers.BatchNormalization}
 
 
 def without_batchnorm(model):
@@ -51,7 +51,7 @@ def without_batchnorm(model):
     >>> [type(layer).__name__ for layer in arms["plain"]().layers]
     ['InputLayer', 'Dense', 'ReLU', 'Dense']
     """
-    plain, norms = _reach(model, KINDS)
+    plain, norms = _reach(model, CLASSES_BY_PACKAGE)
     return graphs.copy(model, plain, gone=norms)
 
 
@@ -88,8 +88,10 @@ def convert(model, to="tfbn"):
     >>> type(theirs.get_layer("norm")) is keras.layers.BatchNormalization
     True
     """
-    arguments.choice("to", to, KINDS)
-    plain, norms = _reach(model, {package: kind for package, kind in KINDS.items() if package != to})
+    arguments.choice("to", to, CLASSES_BY_PACKAGE)
+    plain, norms = _reach(
+        model, {package: kind for package, kind in CLASSES_BY_PACKAGE.items() if package != to}
+    )
     instead = {norm: _converted(norm, name, to) for norm, name in norms.items()}
     return graphs.copy(model, plain, instead=instead)
 
@@ -99,7 +101,7 @@ def _reach(model, kinds):
 
     Raises for norms of these kinds elsewhere in the model, which a copy of its graphs would keep.
     """
-    batchnorms.find(model)
+    inspection.find_batchnorms(model)
     plain, names = graphs.collect(model)
     if model not in plain:
         raise ValueError(
@@ -135,7 +137,7 @@ def _converted(norm, name, to):
     if to == "keras":
         config = _for_keras(config, name)
     try:
-        return KINDS[to](**config)
+        return CLASSES_BY_PACKAGE[to](**config)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{to} has no layer that does as {name!r}: {error} Change it in the code that builds the model."

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfbn.foundation import arguments
 from tfbn.keras_internals import flatten_layers
-from tfbn.layers import inspection as batchnorms
+from tfbn.layers import inspection
 from tfbn.transforms import graphs
 from tfbn.transforms.graphs import called
 
@@ -129,7 +129,7 @@ def fold(model, data=None, tolerance=None):
 
     Source: Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2, for the layer before.
     """
-    norms = batchnorms.find(model)
+    norms = inspection.find_batchnorms(model)
     if tolerance is None:
         tolerance = _default_tolerance(model)
     elif not 0 < arguments.number("tolerance", tolerance) < float("inf"):
@@ -191,7 +191,7 @@ def _plan(models):
             uses[tensor].append(None)
 
     takers, reasons, weights = {}, {}, {}
-    waiting = [node for node in nodes if isinstance(node.operation, batchnorms.KINDS)]
+    waiting = [node for node in nodes if isinstance(node.operation, inspection.BATCHNORM_CLASSES)]
     while True:
         kept = []
         for node in waiting:
@@ -208,7 +208,7 @@ def _plan(models):
 def _fold(node, uses, calls, gone, weights):
     """Fold the norm called at `node` into the `weights` of a neighbour, which is returned."""
     norm = node.operation
-    if type(norm) not in batchnorms.KINDS:
+    if type(norm) not in inspection.BATCHNORM_CLASSES:
         raise _Obstacle(f"its class {type(norm).__name__} may compute something else")
     if getattr(norm, "test_local_stats", False):
         raise _Obstacle("it has test_local_stats=True: the batch's moments count in inference, too")
@@ -222,7 +222,7 @@ def _fold(node, uses, calls, gone, weights):
             neighbour = _neighbour(node, side, uses, calls, gone)
             layer = neighbour.operation
             axis = _channel_axis(layer, len(shape))
-            if not {a for a in batchnorms.channel_axes(norm, len(shape)) if shape[a] != 1} <= {axis}:
+            if not {a for a in inspection.channel_axes(norm, len(shape)) if shape[a] != 1} <= {axis}:
                 raise _Obstacle(f"{called(layer)} has its channels on axis {axis}, not {norm.axis}")
         except _Obstacle as obstacle:
             obstacles.append(f"{side} it, {obstacle}")
@@ -230,7 +230,7 @@ def _fold(node, uses, calls, gone, weights):
         if layer not in weights:
             bias = [] if layer.use_bias else [np.zeros(neighbour.outputs[0].shape[axis])]
             weights[layer] = [np.asarray(weight, "float64") for weight in layer.get_weights()] + bias
-        scale, shift = (np.broadcast_to(v.ravel(), shape[axis]) for v in batchnorms.scale_and_shift(norm))
+        scale, shift = (np.broadcast_to(v.ravel(), shape[axis]) for v in inspection.scale_and_shift(norm))
         fold_into = _fold_into_previous if side == "before" else _fold_into_next
         fold_into(layer, weights[layer], scale, shift)
         return layer
