@@ -44,7 +44,7 @@ def test_on_the_device_it_is_told(monkeypatch):
     ours = bench_solver._ours
     monkeypatch.setattr(bench_solver.keras, "Sequential", Watched)
     monkeypatch.setattr(bench_solver, "_ours", lambda *given: nets.append(given[-1]) or ours(*given))
-    monkeypatch.setattr(bench_solver.bench, "installed", lambda name: False)
+    monkeypatch.setattr(bench_solver.timing, "is_installed", lambda name: False)
     result = bench_solver.solver(steps=5, repeats=1, device="cpu:1")
     assert nets.pop(0) == "cpu:1"
     places = {v.value.device[-5:] for net in nets for v in (*net.variables, *net.optimizer.variables)}
@@ -56,8 +56,8 @@ def test_peers_that_the_device_cannot_run_are_left_out(monkeypatch):
     def alternate(peers, repeats, on_run):
         return {name: [1.0] for name in peers}, dict.fromkeys(peers, 0.0)
 
-    monkeypatch.setattr(bench_solver.bench, "alternate", alternate)
-    monkeypatch.setattr(bench_solver.bench, "torch_device", lambda device: None)
+    monkeypatch.setattr(bench_solver.timing, "alternate", alternate)
+    monkeypatch.setattr(bench_solver.timing, "torch_device", lambda device: None)
     monkeypatch.setattr(bench_solver, "_jax_device", lambda device: None)
     monkeypatch.setattr(bench_solver, "xla_works", lambda device: False)
     rows = bench_solver.solver(steps=5, repeats=1)["rows"]

@@ -238,9 +238,9 @@ def test_help_and_version_do_not_wait_for_tensorflow(tmp_path, option):
     script = f"""
 import sys
 sys.argv = ["tfbn", {option!r}]
-from tfbn import cli
+from tfbn.cli import main
 try:
-    cli.main()
+    main.main()
 finally:
     print("tensorflow" in sys.modules)
 """
@@ -284,7 +284,7 @@ def test_python_m_keeps_the_code_of_a_signal_amid_executed_text(tmp_path):
     """Such as the making of a dataclass."""
     text = """import sys
 sys.argv = ["tfbn"]  # Which needs no TensorFlow.
-from tfbn.cli import cli, main
+from tfbn.cli.main import cli, main
 cli.main = lambda **_: exec("raise KeyboardInterrupt")
 main()
 """

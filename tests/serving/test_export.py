@@ -351,7 +351,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch, when):
 
 @pytest.mark.parametrize(("name", "packages"), [("litert", "ai_edge_litert"), ("onnx", "tf2onnx, onnx,")])
 def test_a_missing_extra(tmp_path, monkeypatch, name, packages):
-    monkeypatch.setattr(module, "installed", lambda package: False)
+    monkeypatch.setattr(module, "is_installed", lambda package: False)
     with pytest.raises(ValueError, match=rf"{packages}.* pip install 'tfbn\[{name}\]'"):
         export(dense(), tmp_path / "new", ["savedmodel", name])
     assert not any(tmp_path.iterdir())

@@ -2,12 +2,13 @@ import json
 
 import pytest
 
+from tfbn.foundation import files, provenance
 from tfbn.training import history
 
 
 def test_strict_json():
     content = {"nan": float("nan"), "nested": [{"inf": float("inf")}, (1, 2.5)], "text": "é"}
-    assert json.loads(history.to_json(content), parse_constant=pytest.fail) == {
+    assert json.loads(files.to_json(content), parse_constant=pytest.fail) == {
         "nan": None,
         "nested": [{"inf": None}, [1, 2.5]],
         "text": "é",
@@ -19,7 +20,7 @@ def test_files(tmp_path):
     run = history.History(records, {"device": "cpu:0"})
     run.save(tmp_path / "history.json")
     assert history.History.load(tmp_path / "history.json") == run
-    history.write_csv(tmp_path / "history.csv", records)
+    files.write_csv(tmp_path / "history.csv", records)
     rows = (tmp_path / "history.csv").read_text().splitlines()
     assert rows == ["epoch,loss", "1,0.30000000000000004", "2,1e-20"]
     assert history.History().history == {}
@@ -29,6 +30,6 @@ def test_versions_are_those_installed():
     import keras
     import tensorflow
 
-    found = history.versions()
+    found = provenance.versions()
     assert found["tensorflow"] == tensorflow.__version__
     assert found["keras"] == keras.__version__

@@ -117,7 +117,7 @@ def diagnose(model, data, *, batch_size=32, steps=None, loss=None):
     Raises:
         ValueError, TypeError: as in `recalibrate`.
 
-    >>> from tfbn.layers import BatchNormalization
+    >>> from tfbn import BatchNormalization
     >>> x = np.random.default_rng(0).normal(5, 1, [200, 3]).astype("float32")
     >>> model = keras.Sequential([keras.Input([3]), BatchNormalization(name="norm"), keras.layers.Dense(2)])
     >>> diagnosis = diagnose(model, x)
