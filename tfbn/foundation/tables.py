@@ -42,8 +42,7 @@ def text_table(
     widths = _column_widths(lines, width)
     table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
     for index, (title, column_width) in enumerate(zip(lines[0], widths, strict=True)):
-        justify = "right" if index in numeric else "left"
-        table.add_column(Text(title), justify=justify, width=column_width)
+        table.add_column(Text(title), justify="right" if index in numeric else "left", width=column_width)
     for row in lines[1:]:
         table.add_row(*map(Text, row))
     whole = sum(widths) + GAP_BETWEEN_COLUMNS * len(widths)
