@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 import textwrap
@@ -55,7 +56,7 @@ def text_table(
 def _column_widths(lines: list[list[str]], width: int) -> list[int]:
     """Return the columns' widths: narrowed where it costs the fewest lines, never below a word."""
     columns = list(zip(*lines, strict=True))
-    words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    words = [max((len(word) for cell in column for word in cell.split()), default=1) for column in columns]
     widths = [max(map(len, column)) for column in columns]
     while sum(widths) + GAP_BETWEEN_COLUMNS * (len(widths) - 1) > width:
         narrowed = [
@@ -70,10 +71,12 @@ def _column_widths(lines: list[list[str]], width: int) -> list[int]:
 
 
 def _height(lines: list[list[str]], widths: list[int]) -> int:
-    return sum(
-        max(len(textwrap.wrap(cell, max(size, 1))) for cell, size in zip(line, widths, strict=True))
-        for line in lines
-    )
+    return sum(max(map(_count_lines, line, widths)) for line in lines)
+
+
+@functools.lru_cache(4096)
+def _count_lines(cell: str, width: int) -> int:
+    return 1 if len(cell) <= width else len(textwrap.wrap(cell, width))
 
 
 # A line below the header, and nothing between the columns; ASCII, which every terminal can show.
