@@ -151,8 +151,8 @@ def figure(title: str, draw: Callable, *data: Any, pyplot: bool = False, **optio
         title: above all; what follows a line break, such as a source, is small.
         draw: function that draws in a Figure: `sweeps`, `by_value`, `inside`, `histograms` or `fits`.
         data, options: what `draw` takes after the figure.
-        pyplot: whether pyplot shows and keeps the figure, which a notebook with `%matplotlib inline`
-            needs. Default False: no window opens, and none has to be closed.
+        pyplot: whether pyplot shows and keeps the figure. Default False: no window opens, and a notebook
+            displays the returned Figure after `%matplotlib inline`.
     """
     new_figure = (plt.figure if pyplot else Figure)(layout="constrained")
     draw(new_figure, *data, **options)

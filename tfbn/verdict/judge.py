@@ -8,28 +8,19 @@ from typing import Any
 
 from tfbn.foundation.arguments import is_finite_number
 from tfbn.verdict import wording
-from tfbn.verdict.quantities import EPOCHS_QUANTITY, Scores, collect_scores, compare_arms, compare_sweeps
+from tfbn.verdict.quantities import EPOCHS_QUANTITY, collect_scores, compare_arms, compare_sweeps
 from tfbn.verdict.statistics import SIGNIFICANCE_LEVEL, Difference, compare_pairs
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs of a comparison say of its first series and each other one.
+    """What the runs of a comparison say of its first series and each other one."""
 
-    Attributes:
-        first: the series that is compared with each other one.
-        differences: each other series to its `Difference` by quantity. The first quantity decides, the
-            others describe.
-        runs: series to the numbers of its "runs" and of those that "diverged".
-        level: the largest p of a difference: 0.05 over the number of other series.
-        notes: each other series to the sentences that go with its table.
-    """
-
-    first: str
-    differences: dict[str, dict[str, Difference]]
-    runs: dict[str, dict[str, int]]
-    level: float
-    notes: dict[str, list[str]] = field(repr=False)
+    first: str  # the series that is compared with each other one
+    differences: dict[str, dict[str, Difference]]  # by other series and quantity; the first one decides
+    runs: dict[str, dict[str, int]]  # by series: how many "runs", and how many of them "diverged"
+    level: float  # the largest p of a difference: 0.05 over the number of other series
+    notes: dict[str, list[str]] = field(repr=False)  # by other series: what goes with its table
 
     def sentence(self) -> str:
         """Return a plain sentence for each other series, then the runs that diverged."""
@@ -134,52 +125,46 @@ def judge(
     Source: as for `compare_pairs`.
     """
     rows = [*records, *test, *diverged]
-    _check_arms(arms, {row["arm"] for row in rows})
+    series = _series(arms, {row["arm"] for row in rows})
     if reach is not None and not is_finite_number(reach):
         raise ValueError(f"`reach` must be a number, or None for the default. Received: reach={reach!r}.")
     diverged_runs = {(run["arm"], run["seed"]) for run in diverged}
     scores = collect_scores(records, test, arms, diverged_runs)
-    first, *others = scores.series
+    first, *others = series
     level = SIGNIFICANCE_LEVEL / max(1, len(others))
-    differences, notes = {}, {}
+    differences: dict[str, dict[str, Difference]] = {other: {} for other in others}
+    notes = {}
     for other in others:
-        differences[other], notes[other] = _compare(scores, first, other, level, reach, steps_per_epoch)
-    counts = {name: {"runs": 0, "diverged": 0} for name in scores.series}
+        pair = {name: series[name] for name in (first, other)}
+        if any(len(by_value) > 1 for by_value in series.values()):
+            quantities, notes[other] = compare_sweeps(scores, pair)
+        else:
+            quantities, notes[other] = compare_arms(scores, pair, reach)
+            if steps_per_epoch:
+                notes[other].append(f"An epoch is {steps_per_epoch:,} steps.")
+        for quantity, (of_first, of_other) in quantities.items():
+            higher_is_better = scores.higher_is_better and not quantity.startswith(EPOCHS_QUANTITY)
+            differences[other][quantity] = compare_pairs(of_first, of_other, higher_is_better, level)
+    counts = {name: {"runs": 0, "diverged": 0} for name in series}
     for kind, runs in (("runs", {(row["arm"], row["seed"]) for row in rows}), ("diverged", diverged_runs)):
         for arm, _ in runs:
             counts[arms[arm]["series"]][kind] += 1
     return Verdict(first, differences, counts, level, notes)
 
 
-def _compare(
-    scores: Scores, first: str, other: str, level: float, reach: float | None, steps_per_epoch: int | None
-) -> tuple[dict[str, Difference], list[str]]:
-    """Return the differences of two series by quantity, the one that decides first, and the notes."""
-    if any(len(arms) > 1 for arms in scores.series.values()):
-        quantities, notes = compare_sweeps(scores, [first, other])
-    else:
-        quantities, notes = compare_arms(scores, [first, other], reach)
-        if steps_per_epoch:
-            notes.append(f"An epoch is {steps_per_epoch:,} steps.")
-    differences = {}
-    for quantity, (of_first, of_other) in quantities.items():
-        higher_is_better = scores.higher_is_better and not quantity.startswith(EPOCHS_QUANTITY)
-        differences[quantity] = compare_pairs(of_first, of_other, higher_is_better, level)
-    return differences, notes
-
-
-def _check_arms(arms: dict[str, dict], named: set[str]) -> None:
-    """Raise ValueError unless `arms` has all that results name, each with a place of its own."""
+def _series(arms: dict[str, dict], named: set[str]) -> dict[str, dict[Any, str]]:
+    """Return the arms by series and value; raise ValueError unless each has its place and all are named."""
     unknown = sorted(named - set(arms))
     if unknown or not arms:
         raise ValueError(
             "`arms` must name every arm, with its series and value: {'plain': {'series': 'plain', 'value': "
             f"None}}}}. Received: {list(arms)}, and results of {unknown}."
         )
-    places: dict[tuple, str] = {}
+    series: dict[str, dict[Any, str]] = {}
     for arm, place in arms.items():
-        if places.setdefault((place["series"], place["value"]), arm) != arm:
+        if series.setdefault(place["series"], {}).setdefault(place["value"], arm) != arm:
             raise ValueError(
                 "`arms` must have one arm for each series and value; an arm without a value is a series of "
                 f"its own. Received: {arm!r} with the place of another, {place!r}."
             )
+    return series

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
@@ -20,19 +20,11 @@ EPOCHS_QUANTITY = "epochs to"  # begins the name of a quantity that counts epoch
 
 @dataclass(frozen=True)
 class Scores:
-    """The results of the runs that did not diverge.
+    """The results of the runs that did not diverge, by arm."""
 
-    Attributes:
-        metric: "accuracy" or "loss".
-        series: arms by series and value.
-        curves: the metric on the validation split, of the runs that reached the last epoch, by arm.
-        tests: the metric on the test split, by arm.
-    """
-
-    metric: str
-    series: dict[str, dict[Any, str]]
-    curves: dict[str, Curves]
-    tests: dict[str, Results]
+    metric: str  # "accuracy" or "loss"
+    curves: dict[str, Curves]  # on the validation split, of the runs that reached the last epoch
+    tests: dict[str, Results]  # on the test split
 
     @property
     def higher_is_better(self) -> bool:
@@ -40,27 +32,21 @@ class Scores:
 
 
 def collect_scores(
-    records: list[dict], test: list[dict], arms: dict[str, dict], diverged: set[tuple[str, int]]
+    records: list[dict], test: list[dict], arms: Iterable[str], diverged: set[tuple[str, int]]
 ) -> Scores:
     """Collect results from the arguments of `judge`. Without any accuracy the metric is the loss."""
     accuracies = [row.get(key) for row in (*records, *test) for key in ("accuracy", "validation_accuracy")]
     metric = "accuracy" if any(map(is_finite_number, accuracies)) else "loss"
     last = max((record["epoch"] for record in records), default=0)
-    series: dict[str, dict[Any, str]] = {}
-    for arm, place in arms.items():
-        series.setdefault(place["series"], {})[place["value"]] = arm
-    scores = Scores(metric, series, {arm: {} for arm in arms}, {arm: {} for arm in arms})
+    finished = {(record["arm"], record["seed"]) for record in records if record["epoch"] == last} - diverged
+    scores = Scores(metric, {arm: {} for arm in arms}, {arm: {} for arm in arms})
     for record in records:
-        curve = scores.curves[record["arm"]].setdefault(record["seed"], {})
-        curve[record["epoch"]] = record.get(f"validation_{metric}")
+        if (record["arm"], record["seed"]) in finished:
+            curve = scores.curves[record["arm"]].setdefault(record["seed"], {})
+            curve[record["epoch"]] = record.get(f"validation_{metric}")
     for run in test:
-        scores.tests[run["arm"]][run["seed"]] = run.get(metric)
-    for arm in arms:
-        for seed in [seed for seed, curve in scores.curves[arm].items() if last not in curve]:
-            del scores.curves[arm][seed]
-    for arm, seed in diverged:
-        scores.curves[arm].pop(seed, None)
-        scores.tests[arm].pop(seed, None)
+        if (run["arm"], run["seed"]) not in diverged:
+            scores.tests[run["arm"]][run["seed"]] = run.get(metric)
     return scores
 
 
@@ -91,11 +77,11 @@ def epochs_to_reach(curves: Curves, threshold: float, higher_is_better: bool = T
 
 
 def compare_arms(
-    scores: Scores, names: list[str], reach: float | None
+    scores: Scores, series: dict[str, dict], reach: float | None
 ) -> tuple[dict[str, list], list[str]]:
     """Return the quantities of two series of one arm each, the one that decides first, and notes."""
     metric, higher = scores.metric, scores.higher_is_better
-    arms = [next(iter(scores.series[name].values())) for name in names]
+    arms = [arm for by_value in series.values() for arm in by_value.values()]
     curves = [scores.curves[arm] for arm in arms]
     best = [best_values(runs, higher) for runs in curves]
     quantities = {
@@ -108,7 +94,7 @@ def compare_arms(
         level = _level_that_all_reach(values, higher) if reach is None else float(reach)
         reached = [epochs_to_reach(runs, level, higher) for runs in curves]
         quantities[f"{EPOCHS_QUANTITY} validation {metric} {level:g}"] = reached
-        for name, runs, epochs in zip(names, curves, reached, strict=True):
+        for name, runs, epochs in zip(series, curves, reached, strict=True):
             if missing := len(runs) - len(epochs):
                 notes.append(f"{name}: {missing} of {len(runs)} runs never reached {metric} {level:g}.")
     return quantities, notes
@@ -121,19 +107,19 @@ def _level_that_all_reach(values: list[float], higher_is_better: bool) -> float:
     return float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(str(max(values))))
 
 
-def compare_sweeps(scores: Scores, names: list[str]) -> tuple[dict[str, list], list[str]]:
+def compare_sweeps(scores: Scores, series: dict[str, dict]) -> tuple[dict[str, list], list[str]]:
     """Return the quantities of two series over their values, the one that decides first, and notes."""
     metric, higher = scores.metric, scores.higher_is_better
     best = max if higher else min
     finals, tests = [], []
-    for name in names:
-        arms = scores.series[name].items()
+    for arms in map(dict.items, series.values()):
         finals.append({value: finite_results(final_values(scores.curves[arm])) for value, arm in arms})
         tests.append({value: finite_results(scores.tests[arm]) for value, arm in arms})
     gains = _gains_by_value(finals, higher)
+    first, other = series
     note = (
-        f"Both finished at {len(gains)} of {len(finals[0])} values: in final validation {metric} "
-        f"{names[0]} is ahead at {sum(gain > 0 for gain in gains)} of them, {names[1]} at "
+        f"Both finished at {len(gains)} of {len(finals[0])} values: in final validation {metric} {first} "
+        f"is ahead at {sum(gain > 0 for gain in gains)} of them, {other} at "
         f"{sum(gain < 0 for gain in gains)}. Being ahead at a single value proves nothing."
     )
     best_tests = [_at_best_value(*runs, best) for runs in zip(finals, tests, strict=True)]

@@ -22,29 +22,19 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two networks over shared seeds. None is what too few runs leave undefined.
+    """The difference of two networks over shared seeds. None is what too few runs leave undefined."""
 
-    Attributes:
-        pairs: the number of seeds that both networks have.
-        first_mean, other_mean, mean: means over the pairs; ``mean = first_mean - other_mean``.
-        interval: the bootstrap 95 % interval of `mean`; None below two pairs.
-        p: how often flipped signs alone give a mean as far from 0.
-        wins, losses, ties: the number of pairs in which first is better, worse, or equal.
-        probability: that a run of first is better than a run of other, whatever their seeds.
-        outcome: "better", "worse" or "no evidence", of first against other.
-    """
-
-    pairs: int
-    first_mean: float | None
+    pairs: int  # the number of seeds that both networks have
+    first_mean: float | None  # over the pairs, as all but `probability`
     other_mean: float | None
-    mean: float | None
-    interval: tuple[float, float] | None
-    p: float | None
-    wins: int
+    mean: float | None  # first_mean - other_mean
+    interval: tuple[float, float] | None  # the bootstrap 95 % interval of `mean`
+    p: float | None  # how often flipped signs alone give a mean as far from 0
+    wins: int  # pairs in which first is better
     losses: int
     ties: int
-    probability: float | None
-    outcome: str
+    probability: float | None  # that a run of first is better than a run of other, whatever their seeds
+    outcome: str  # "better", "worse" or "no evidence", of first against other
 
 
 def compare_pairs(
