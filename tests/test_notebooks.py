@@ -13,11 +13,11 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 QUICK = {"epochs": 1, "seeds": 1, "repeats": 3, "quick": True}
 SAID = {
-    "1_side_by_side": "One seed says nothing of chance",
-    "2_depth": "One seed says nothing of chance",
+    "1_side_by_side": "One seed cannot separate an effect from noise",
+    "2_depth": "One seed cannot separate an effect from noise",
     "3_few_images": "mean validation accuracy over the sweep",
     "4_initial_scale": "mean validation accuracy over the sweep",
-    "5_wave": "One seed says nothing of chance",
+    "5_wave": "One seed cannot separate an effect from noise",
     "6_the_layer": "the closed form is",
     "7_from_training_to_serving": "the moving averages are to blame",
 }

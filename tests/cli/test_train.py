@@ -63,7 +63,7 @@ def test_runs_a_sweep(command, tmp_path):
     assert lines[0] == RECIPES["mnist-init-scale"].question
     assert lines[1].startswith("MNIST sample (5,000)")
     assert sum(line.startswith("seed 5 epoch  2") for line in lines) == 4, "a line a run"
-    assert "One seed says nothing of chance" in out
+    assert "One seed cannot separate an effect from noise" in out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert list(results["settings"]["arms"]) == [
         f"{series}-{value}" for value in (0.1, "he_normal") for series in ("batchnorm", "plain")

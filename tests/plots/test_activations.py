@@ -1,25 +1,14 @@
-"""Percentiles, drifts, histograms and fits draw what they were given."""
+"""Percentiles, drifts and histograms draw what they were given."""
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from observations import ARMS, observed
 
 from tfbn import plots
-from tfbn.plots.runs import by_seed, median_unit
 
 NAN = float("nan")
-ARMS = {"batchnorm": {"series": "batchnorm"}, "plain": {"series": "plain"}}
 LOOK = {"color": "#0072B2", "linestyle": "-", "marker": "o"}
-
-
-def observed(key, value_of, arms=ARMS, seeds=(1, 0), epochs=(2, 0, 1)):
-    """Observations in no order."""
-    return [
-        {"arm": arm, "seed": seed, "epoch": epoch, key: value_of(arm, seed, epoch)}
-        for epoch in epochs
-        for seed in seeds
-        for arm in arms
-    ]
 
 
 def moving(arm, seed, epoch):
@@ -32,53 +21,7 @@ def dots(ax):
     return [line.get_xdata() for line in ax.lines if line.get_marker() in ("o", "s")]
 
 
-def run_of(percentiles, first=1):
-    return [{"epoch": epoch, "percentiles": units} for epoch, units in enumerate(percentiles, first)]
-
-
-def test_drift_by_hand():
-    # Unit 0 ends 3 wide; it is away by 0, 0, 2, then by 1, 1, 0. Unit 1 stays. Unit 2 has no width at the
-    # end, and of unit 3 the end is not known.
-    percentiles = [
-        [[0, 1, 1], [-1, 0, 1], [5, 5, 6], [-1, 0, 1]],
-        [[1, 2, 3], [-1, 0, 1], [6, 6, 7], [-1, 0, 1]],
-        [[0, 1, 3], [-1, 0, 1], [7, 7, 7], [NAN, NAN, NAN]],
-    ]
-    expected = [np.mean([2 / 3, 2 / 3]) / 3, 0, NAN, NAN]
-    np.testing.assert_allclose(plots.drift(run_of(percentiles)), expected)
-    np.testing.assert_allclose(plots.drift(run_of(percentiles[:1])), [NAN] * 4)
-    np.testing.assert_allclose(plots.drift(run_of(percentiles[:1], first=0)), [NAN] * 4)
-
-
-def test_drift_passes_over_what_is_missing_and_what_was_before_training():
-    known = [[[-9.0, 0.0, 9.0]], [[-1.0, 2.0, 1.0]], [[None] * 3], [[0.0, 3.0, 2.0]]]
-    np.testing.assert_allclose(plots.drift(run_of(known, first=0)), [1 / 2])
-
-
-def test_drift_is_free_of_units():
-    percentiles = np.sort(np.random.default_rng(0).normal(size=[5, 4, 3]))
-    np.testing.assert_allclose(
-        plots.drift(run_of(1000 * percentiles + 7)), plots.drift(run_of(percentiles))
-    )
-
-
-@pytest.mark.parametrize(
-    ("drifts", "unit"),
-    [([3, 1, 2], 2), ([3, 1, 2, 4], 2), ([NAN, 5, NAN, 4, 6], 1), ([NAN, NAN], 0), ([0.5], 0)],
-)
-def test_median_unit(drifts, unit):
-    assert median_unit(np.array(drifts, dtype=float)) == unit
-
-
-def test_runs_are_in_order():
-    items = [{"arm": "a", "seed": 1, "epoch": 1, "x": 0}, {"arm": "b", "seed": 0, "epoch": 1, "x": 1}]
-    items += [{"arm": "a", "seed": 1, "epoch": 0, "x": 2}, {"arm": "a", "seed": 0, "epoch": 0, "x": None}]
-    assert {seed: [item["x"] for item in run] for seed, run in by_seed(items, "a", "x").items()} == {
-        1: [2, 0]
-    }
-
-
-def test_percentiles_of_one_unit():
+def test_percentiles_draw_one_unit_and_reject_one_out_of_range():
     run = [{"epoch": e, "percentiles": moving("plain", 0, e)} for e in (0, 1, 2)]
     run[2]["percentiles"][1] = [None, None, None]
     ax = plots.percentiles(Figure().subplots(), run, 1, LOOK, steps_per_epoch=10)
@@ -100,11 +43,11 @@ def test_percentiles_of_one_unit():
             plots.percentiles(Figure().subplots(), run, unit, LOOK)
 
 
-def test_inside_draws_the_unit_of_median_drift_of_the_lowest_seed_and_all_drifts():
+def test_inside_draws_the_lowest_seeds_unit_of_median_drift_and_all_drifts():
     figure = plots.figure("Title", plots.inside, observed("percentiles", moving), ARMS)
     batchnorm, plain, drifts = figure.axes
-    assert batchnorm.get_title() == "batchnorm, seed 0\nunit 0 of 3: the one of median drift"
-    assert plain.get_title() == "plain, seed 0\nunit 2 of 3: the one of median drift"
+    assert batchnorm.get_title() == "batchnorm, seed 0\nunit 0 of 3 (median drift)"
+    assert plain.get_title() == "plain, seed 0\nunit 2 of 3 (median drift)"
     np.testing.assert_allclose(batchnorm.lines[1].get_xydata(), [[0, 0], [1, 0.4], [2, 0.8]])
     np.testing.assert_allclose(plain.lines[1].get_xydata(), [[0, 0], [1, 4], [2, 8]])
     assert batchnorm.get_ylim() == plain.get_ylim()
@@ -118,7 +61,7 @@ def test_inside_draws_the_unit_of_median_drift_of_the_lowest_seed_and_all_drifts
     assert drifts.get_xscale() == "log", "from 0.1 to 3"
 
 
-def test_inside_with_a_unit_that_is_asked_for():
+def test_inside_draws_the_unit_of_the_argument():
     figure = plots.figure("Title", plots.inside, observed("percentiles", moving), ARMS, unit=1)
     assert [ax.get_title() for ax in figure.axes[:2]] == [
         f"{arm}, seed 0\nunit 1 of 3" for arm in ("batchnorm", "plain")
@@ -126,7 +69,7 @@ def test_inside_with_a_unit_that_is_asked_for():
 
 
 @pytest.mark.parametrize("value", [None, NAN, 0.0])
-def test_inside_of_what_diverged_at_once_or_does_not_move(value):
+def test_inside_draws_arms_that_diverged_at_once_or_do_not_move(value):
     def percentiles(arm, seed, epoch):
         return [[value] * 3] * 2 if arm == "plain" else moving(arm, seed, epoch)
 
@@ -146,7 +89,7 @@ def bars(ax):
     return [(patch.get_data().edges, patch.get_data().values) for patch in ax.patches]
 
 
-def test_histograms_of_first_and_last_epoch_of_the_lowest_seed():
+def test_histograms_draw_first_and_last_epoch_of_the_lowest_seed():
     def histograms(arm, seed, epoch):
         layers, high = ([0], 5.0) if arm == "plain" else ([0, 1], 2.0)
         return [{"low": -1.0, "high": high + k, "counts": [1 + seed, 2 + epoch, 0]} for k in layers]
@@ -172,39 +115,8 @@ def test_histograms_of_first_and_last_epoch_of_the_lowest_seed():
 
 
 @pytest.mark.parametrize("bad", [None, NAN])
-def test_histograms_of_no_numbers_and_of_one_value(bad):
+def test_histogram_draws_one_value_and_leaves_out_limits_that_are_not_numbers(bad):
     one = {"low": 3.0, "high": 3.0, "counts": [0, 4]}
     ax = plots.histogram(Figure().subplots(), one, {"low": bad, "high": bad, "counts": [4, 0]}, "black")
     ((edges, values),) = bars(ax)
     assert (edges.tolist(), values.tolist()) == ([2.5, 3, 3.5], [0, 1])
-
-
-def test_fits():
-    x, points = [0.0, 0.5, 1.0], ([0.1, 0.2], [-1.0, 3.0])
-
-    def outputs(arm, seed, epoch):
-        return [None] * 3 if (arm, epoch) == ("plain", 2) else [seed, epoch, 1e6]
-
-    observations = observed("outputs", outputs)
-    figure = plots.figure("Title", plots.fits, observations, ARMS, x, points, steps_per_epoch=50)
-    batchnorm, plain, bar = figure.axes
-    for ax, last in ((batchnorm, [0, 2, 1e6]), (plain, [NAN] * 3)):
-        data, *curves = ax.lines
-        np.testing.assert_allclose(data.get_xydata(), np.transpose(points))
-        np.testing.assert_allclose([line.get_xdata() for line in curves], [x] * 3)
-        np.testing.assert_allclose([line.get_ydata() for line in curves], [[0, 0, 1e6], [0, 1, 1e6], last])
-        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["data", "step 100"]
-        assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "y")
-        assert ax.get_ylim() == (-2.2, 4.2), "the data and a third of them, whatever runs away"
-        grey = [np.dot(line.get_color()[:3], [0.299, 0.587, 0.114]) for line in curves]
-        assert grey[0] > grey[1] + 0.1 > grey[2] + 0.2, "darker with each step"
-    assert [ax.get_title() for ax in (batchnorm, plain)] == ["batchnorm, seed 0", "plain, seed 0"]
-    assert bar.get_ylabel() == "Step"
-    assert bar.get_ylim() == (0, 100)
-
-
-def test_fits_before_training_only():
-    observations = observed("outputs", lambda *_: [1.0, 2.0], epochs=[0])
-    figure = plots.figure("Title", plots.fits, observations, ARMS, [0, 1], ([0, 1], [0, 1]))
-    figure.draw_without_rendering()
-    assert figure.axes[-1].get_ylabel() == "Epoch"

@@ -1,3 +1,5 @@
+"""`run`: every recipe trains, and its settings reach the networks."""
+
 import conftest
 import keras
 import numpy as np
@@ -8,7 +10,7 @@ from tfbn.recipes import RECIPES, find
 from tfbn.recipes import run as experiment
 
 PREPARED = str(conftest.PREPARED) if conftest.PREPARED.exists() else "nothing"
-# As small as shows that a recipe runs; its quick look takes up to a minute.
+# Small, but enough to show that a recipe runs; its quick look takes up to a minute.
 TINY = dict(epochs=2, batch_size=50)
 CUT = {
     "side-by-side": dict(train_size=200),
@@ -35,20 +37,20 @@ def without_xla(monkeypatch):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_runs(name, tmp_path, without_xla):
+def test_run_trains_draws_and_saves_every_recipe(name, tmp_path, without_xla):
     if name.startswith("cifar") and PREPARED == "nothing":
         pytest.skip("no prepared CIFAR-10 beside the checkout, and no sample of it")
     recipe = find(name)
-    seen = []
+    records = []
     result = experiment.run(
-        name, quick=True, data_dir=PREPARED, on_epoch=seen.append, **{**TINY, **CUT[name]}
+        name, quick=True, data_dir=PREPARED, on_epoch=records.append, **{**TINY, **CUT[name]}
     )
     values = CUT[name].get("values", [None])
     assert len(result.arms) == 2 * len(values)
     assert result.about["recipe"]["name"] == name
     runs = {(record["arm"], record["seed"]) for record in result.records}
     assert len(runs) == len(result.arms), "one seed"
-    assert len(seen) == len(result.records)
+    assert len(records) == len(result.records)
     folder = result.save(tmp_path / "run", models=recipe.models)
     for figure in recipe.figures:
         assert (folder / "figures" / f"{figure}.png").stat().st_size > 10_000
@@ -58,7 +60,7 @@ def test_every_recipe_runs(name, tmp_path, without_xla):
     assert (folder / "models").exists() == recipe.models
 
 
-def test_diverged_runs_are_told(without_xla):
+def test_verdict_and_table_count_diverged_runs(without_xla):
     result = experiment.run(
         "learning-rate", quick=True, data_dir=PREPARED, **{**TINY, **CUT["learning-rate"]}
     )
@@ -96,7 +98,31 @@ def test_settings_reach_the_networks():
     rates = experiment.arms(find("learning-rate").vary, find("learning-rate").resolve(values=(0.5,)), data)
     assert [arm.learning_rate for arm in rates.values()] == [0.5, 0.5]
     depths = experiment.arms(find("depth").vary, find("depth").resolve(hidden=(9,)), data)
-    found = [
+    widths = [
         sum(getattr(layer, "units", 0) == 9 for layer in arm.build().layers) for arm in depths.values()
     ]
-    assert found == [3, 3, 5, 5, 7, 7]
+    assert widths == [3, 3, 5, 5, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("depth", 3.5, TypeError),
+        ("depth", "", TypeError),
+        ("depth", True, TypeError),
+        ("depth", 0, ValueError),
+        ("learning_rate", "high", TypeError),
+        ("learning_rate", True, TypeError),
+        ("learning_rate", -0.1, ValueError),
+        ("learning_rate", float("nan"), ValueError),
+    ],
+)
+def test_run_rejects_a_depth_or_learning_rate_before_loading_data(name, value, error, monkeypatch):
+    monkeypatch.setattr(experiment, "load", lambda settings: pytest.fail("loaded the data"))
+    with pytest.raises(error, match=f"`{name}` must be .*Received: {name}={value!r}"):
+        experiment.run("side-by-side", **{name: value})
+
+
+def test_check_accepts_numpy_numbers():
+    recipe = find("depth")
+    experiment.check(recipe.vary, recipe.resolve(values=(np.int64(2),), learning_rate=np.float64(0.1)))

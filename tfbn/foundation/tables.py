@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -12,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH_WITHOUT_TERMINAL = 100  # characters
+GAP_BETWEEN_COLUMNS = 2  # characters
 
 
 def text_table(
@@ -20,37 +23,61 @@ def text_table(
     numeric: Sequence[int] = (),
     width: int | None = None,
 ) -> str:
-    """Return an aligned table; a cell that does not fit breaks within its own column.
+    """Return an aligned table; a cell that does not fit breaks within its own column, between words.
 
     Args:
         header: the columns' titles.
         rows: their cells.
         numeric: the indices of the columns that are aligned to the right. Default: none.
-        width: characters. Default None: those of the terminal, or 100 without one.
+        width: characters; a table of long words is wider. Default None: those of the terminal, or 100
+            without one.
 
     >>> print(text_table(["arm", "seeds"], [["batchnorm", "6"], ["plain", "6"]], numeric=[1]))
     arm        seeds
-    ────────────────
+    ----------------
     batchnorm      6
     plain          6
     """
-    rows = [list(map(str, row)) for row in rows]
-    table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
-    least = 0
-    for index, cells in enumerate(zip(header, *rows, strict=True)):
-        # No narrower than the longest word, so that words and numbers stay whole.
-        longest = max((len(word) for cell in cells for word in cell.split()), default=0)
-        justify = "right" if index in numeric else "left"
-        table.add_column(Text(cells[0]), justify=justify, min_width=longest)
-        least += longest + 2
-    for row in rows:
-        table.add_row(*map(Text, row))
+    lines = [list(header), *(list(map(str, row)) for row in rows)]
     width = width or shutil.get_terminal_size((WIDTH_WITHOUT_TERMINAL, 0)).columns
-    console = Console(file=io.StringIO(), width=max(width, least), color_system=None, legacy_windows=False)
+    widths = _column_widths(lines, width)
+    table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
+    for index, (title, column_width) in enumerate(zip(lines[0], widths, strict=True)):
+        table.add_column(Text(title), justify="right" if index in numeric else "left", width=column_width)
+    for row in lines[1:]:
+        table.add_row(*map(Text, row))
+    whole = sum(widths) + GAP_BETWEEN_COLUMNS * len(widths)
+    console = Console(file=io.StringIO(), width=whole, color_system=None, legacy_windows=False)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-# A line below the header, and nothing between the columns.
-_RULE = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+def _column_widths(lines: list[list[str]], width: int) -> list[int]:
+    """Return the columns' widths: narrowed where it costs the fewest lines, never below a word."""
+    columns = list(zip(*lines, strict=True))
+    words = [max((len(word) for cell in column for word in cell.split()), default=1) for column in columns]
+    widths = [max(map(len, column)) for column in columns]
+    while sum(widths) + GAP_BETWEEN_COLUMNS * (len(widths) - 1) > width:
+        narrowed = [
+            [*widths[:index], size - 1, *widths[index + 1 :]]
+            for index, size in enumerate(widths)
+            if size > words[index]
+        ]
+        if not narrowed:
+            break
+        widths = min(narrowed, key=lambda sizes: (_height(lines, sizes), max(sizes)))
+    return widths
+
+
+def _height(lines: list[list[str]], widths: list[int]) -> int:
+    return sum(max(map(_count_lines, line, widths)) for line in lines)
+
+
+@functools.lru_cache(4096)
+def _count_lines(cell: str, width: int) -> int:
+    return 1 if len(cell) <= width else len(textwrap.wrap(cell, width))
+
+
+# A line below the header, and nothing between the columns; ASCII, which every terminal can show.
+_RULE = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n")

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 
-def by_seed(items, arm, key="epoch"):
-    """The records or observations of `arm` that hold `key`: a dict of seed to them, by epoch.
+def by_seed(items: Iterable[dict], arm: str, key: str = "epoch") -> dict[int, list[dict]]:
+    """Return the records or observations of `arm` that have `key`, by seed and in order of epochs.
 
     >>> by_seed([{"arm": "a", "seed": 0, "epoch": 2}, {"arm": "a", "seed": 0, "epoch": 1}], "a")
     {0: [{'arm': 'a', 'seed': 0, 'epoch': 1}, {'arm': 'a', 'seed': 0, 'epoch': 2}]}
     """
-    found = {}
+    runs: dict[int, list[dict]] = {}
     for item in sorted(items, key=lambda item: (item["seed"], item["epoch"])):
         if item["arm"] == arm and item.get(key) is not None:
-            found.setdefault(item["seed"], []).append(item)
-    return found
+            runs.setdefault(item["seed"], []).append(item)
+    return runs
 
 
-def first_seeds(observations, arms, key):
-    """For each of `arms` that was observed: its lowest seed, and the observations of it that hold `key`."""
+def first_seeds(observations: list[dict], arms: dict[str, dict], key: str) -> dict[str, tuple]:
+    """Return the lowest seed of each observed arm, and its observations that have `key`.
+
+    Raises:
+        ValueError: no arm was observed.
+    """
     runs = {arm: by_seed(observations, arm, key) for arm in arms}
     if not any(runs.values()):
         raise ValueError(
@@ -31,8 +36,8 @@ def first_seeds(observations, arms, key):
     return {arm: next(iter(seeds.items())) for arm, seeds in runs.items() if seeds}
 
 
-def is_diverged(records):
-    """Whether a run came to a loss that is no number.
+def is_diverged(records: Iterable[dict]) -> bool:
+    """Return whether a run reached a loss that is not a finite number.
 
     >>> is_diverged([{"train_loss": 0.5}]), is_diverged([{"train_loss": 0.5}, {"train_loss": None}])
     (False, True)
@@ -42,21 +47,20 @@ def is_diverged(records):
     return not all(loss is not None and math.isfinite(loss) for loss in losses)
 
 
-def drift(run):
-    """How far the inputs of each unit are from where they end, on average over the training.
+def drift(run: list[dict]) -> np.ndarray:
+    """Return how far the inputs of each unit are from where they end, on average over the training.
 
     ::
 
         drift = mean(abs(percentile[t] - percentile[T])) / (p85[T] - p15[T])
 
-    where the mean goes over the 15th, 50th and 85th percentile and over the times t after which training
-    went on: from the first epoch's end, since before training the averages of a batch norm hold nothing,
-    to the last but one; T is the end. It has no unit: 1 says that the percentiles were as far from their
-    end as 15th and 85th percentile then lie apart.
+    The mean is over the 15th, 50th and 85th percentile and over the times t after which training went
+    on. They begin at the end of the first epoch, since before training the averages of a batch norm are
+    empty. T is the end. The drift has no unit: 1 says that the percentiles were as far from their end as
+    the 15th and 85th percentile then lie apart.
 
     Args:
-        run: list of dicts with "epoch", in order, and "percentiles", [units, 3]. None and NaN count as
-            missing.
+        run: dicts with "epoch", in order, and "percentiles", [units, 3]. None and NaN count as missing.
 
     Returns:
         Array [units]. NaN for a unit of fewer than two times, without width, or without an end.
@@ -70,12 +74,13 @@ def drift(run):
         return np.full(len(run[0]["percentiles"]), np.nan)
     end = times[-1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        away, width = _mean(np.abs(times[:-1] - end).mean(-1)), end[:, 2] - end[:, 0]
-        return np.where(width > 0, away / width, np.nan)
+        distance = _mean_of_finite(np.abs(times[:-1] - end).mean(-1))
+        width = end[:, 2] - end[:, 0]
+        return np.where(width > 0, distance / width, np.nan)
 
 
-def median_unit(drifts):
-    """The unit whose drift is the median, of an even number of units the lower of the two in the middle.
+def median_unit(drifts: Sequence[float] | np.ndarray) -> int:
+    """Return the unit whose drift is the median, of an even number of units the lower middle one.
 
     >>> median_unit([0.3, float("nan"), 0.1, 0.2])
     3
@@ -84,7 +89,7 @@ def median_unit(drifts):
     return int(order[max(np.isfinite(drifts).sum() - 1, 0) // 2])
 
 
-def _mean(values):
-    """Mean over the first axis of what is finite."""
-    known = np.isfinite(values)
-    return np.where(known, values, 0).sum(0) / known.sum(0)
+def _mean_of_finite(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the first axis."""
+    finite = np.isfinite(values)
+    return np.where(finite, values, 0).sum(0) / finite.sum(0)

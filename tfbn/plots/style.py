@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import textwrap
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullLocator
+
+Path = TypeVar("Path", bound=str | os.PathLike)
 
 METRICS = {
     "train_loss": "Training loss (nats)",
@@ -17,8 +23,8 @@ METRICS = {
     "validation_loss": "Validation loss (nats)",
     "validation_accuracy": "Validation accuracy",
 }
-# Okabe and Ito's colours, told apart by colour-blind eyes; dashes and markers tell them apart in grey.
-STYLES = [
+# Okabe and Ito's colours, which colour-blind eyes distinguish; dashes and markers differ in grey, too.
+STYLES: list[dict[str, Any]] = [
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
     {"color": "#009E73", "linestyle": "-.", "marker": "^"},
@@ -28,78 +34,71 @@ STYLES = [
 ]
 
 
-def style(index):
-    """The `index`th style: past the last, the colours come again with other dashes and markers."""
-    again, place = divmod(index, len(STYLES))
-    return {**STYLES[(place + again) % len(STYLES)], "color": STYLES[place]["color"]}
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return names to styles, in the order in which the names first occur.
+
+    After the last style, the colours repeat with other dashes and markers.
+    """
+    by_name = {}
+    for index, name in enumerate(dict.fromkeys(names)):
+        rounds, place = divmod(index, len(STYLES))
+        by_name[name] = {**STYLES[(place + rounds) % len(STYLES)], "color": STYLES[place]["color"]}
+    return by_name
 
 
-def styles(names):
-    """A dict of names to styles, in the order in which the names come first."""
-    return {name: style(index) for index, name in enumerate(dict.fromkeys(names))}
+def series_styles(arms: dict[str, dict]) -> dict[str, dict[str, Any]]:
+    """Return arms to the styles of their series.
 
-
-def series_styles(arms):
-    """A dict of arms to the styles of their series.
-
-    >>> found = series_styles({"a3": {"series": "a"}, "b3": {"series": "b"}, "a5": {"series": "a"}})
-    >>> found["a3"] == found["a5"] == STYLES[0], found["b3"] == STYLES[1]
+    >>> styles = series_styles({"a3": {"series": "a"}, "b3": {"series": "b"}, "a5": {"series": "a"}})
+    >>> styles["a3"] == styles["a5"] == STYLES[0], styles["b3"] == STYLES[1]
     (True, True)
     """
-    found = styles(arm["series"] for arm in arms.values())
-    return {name: found[arm["series"]] for name, arm in arms.items()}
+    by_series = styles(arm["series"] for arm in arms.values())
+    return {name: by_series[arm["series"]] for name, arm in arms.items()}
 
 
-def metrics(records):
-    """Those of METRICS that the records hold, with labels: a regression has no accuracies and no nats."""
-    found = [metric for metric in METRICS if any(metric in record for record in records)]
-    known = any("accuracy" in metric for metric in found)
-    return {
-        metric: METRICS[metric] if known else METRICS[metric].removesuffix(" (nats)") for metric in found
-    }
+def metrics(records: list[dict]) -> dict[str, str]:
+    """Return the METRICS of the records, with labels: a regression has no accuracies and no nats."""
+    names = [metric for metric in METRICS if any(metric in record for record in records)]
+    is_regression = not any("accuracy" in metric for metric in names)
+    return {name: METRICS[name].removesuffix(" (nats)" if is_regression else "") for name in names}
 
 
-def label_of(metric, records):
-    """The label of `metric`, or a ValueError if the records do not hold it."""
-    known = metrics(records)
-    if metric not in known:
-        raise ValueError(f"`metric` must be one of the records' {list(known)}. Received: {metric!r}.")
-    return known[metric]
+def label_of(metric: str, records: list[dict]) -> str:
+    """Return the label of `metric`; raise ValueError if the records do not hold it."""
+    labels = metrics(records)
+    if metric not in labels:
+        raise ValueError(f"`metric` must be one of the records' {list(labels)}. Received: {metric!r}.")
+    return labels[metric]
 
 
-def line_with_band(ax, x, low, mean, high, style, label):
-    """A line at `mean` and a band from `low` to `high`."""
+def line_with_band(ax: Axes, x: Any, low: Any, mean: Any, high: Any, style: dict, label: str) -> None:
+    """Draw a line at `mean` and a band from `low` to `high`."""
     ax.plot(x, mean, label=label, markersize=4, **style)
-    # In grey, bands that overlap are told apart by their edges.
+    # In grey, the edges distinguish bands that overlap.
     edge = {"edgecolor": style["color"], "linestyle": style["linestyle"], "linewidth": 0.8}
     ax.fill_between(x, low, high, facecolor=style["color"], alpha=0.2, **edge)
 
 
-def legend_above(ax, title=None):
-    """A legend above `ax`, where it covers no data, and the title above both."""
+def legend_above(ax: Axes, title: str | None = None) -> None:
+    """Draw a legend above `ax`, where it covers no data, and the title above both."""
     labels = ax.get_legend_handles_labels()[1]
     rows = 0
     if labels:
         columns = _columns(labels, ax)
         rows = -(-len(labels) // columns)
-        ax.legend(
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1),
-            ncols=columns,
-            frameon=False,
-            fontsize="small",
-            borderaxespad=0.1,
-        )
+        place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "borderaxespad": 0.1}
+        ax.legend(ncols=columns, frameon=False, fontsize="small", **place)
     if title:
         ax.set_title(title, pad=6 + 14 * rows, fontsize="medium")
 
 
-def legend_below(figure, axes):
-    """One legend below all of the figure in place of those of `axes`, with each label once."""
-    shown = {}
+def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
+    """Draw one legend below the figure in place of those of `axes`, with each label once."""
+    shown: dict[str, Any] = {}
     for ax in axes:
-        if ax.get_legend():
-            ax.get_legend().remove()
+        if legend := ax.get_legend():
+            legend.remove()
         handles, labels = ax.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
     if shown:
@@ -107,18 +106,20 @@ def legend_below(figure, axes):
         figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
 
 
-def _columns(labels, place):
-    """How many columns of these labels go into the width of `place`, an Axes or a Figure."""
-    inches = place.bbox.width / place.figure.dpi
-    fit = max(1, int(inches / (0.75 + 0.09 * max(map(len, labels)))))
-    rows = math.ceil(len(labels) / fit)
+def _columns(labels: Collection[str], place: Axes | Figure) -> int:
+    """Return how many columns of these labels fit the width of `place`."""
+    most = max(1, int(_inches(place) / (0.75 + 0.09 * max(map(len, labels)))))
+    rows = math.ceil(len(labels) / most)
     return math.ceil(len(labels) / rows)
 
 
-def log_if_wide(ax, name, values):
-    """Make the axis `name`, "x" or "y", logarithmic if `values` are positive and over a decade apart."""
-    values = np.array(values, dtype=float)
-    if len(values) and 0 < 10 * values.min() < values.max():
+def _inches(place: Any) -> float:
+    return place.bbox.width / place.figure.dpi
+
+
+def log_if_wide(ax: Axes, name: str, values: Sequence[float]) -> None:
+    """Make the axis `name`, "x" or "y", logarithmic if `values` are positive and span over a decade."""
+    if len(values) and 0 < 10 * np.min(values) < np.max(values):
         ax.set(**{f"{name}scale": "log"})
         axis = {"x": ax.xaxis, "y": ax.yaxis}[name]
         axis.set_major_locator(log_locator(values))
@@ -126,44 +127,40 @@ def log_if_wide(ax, name, values):
         axis.set_minor_locator(NullLocator())
 
 
-def log_locator(values):
-    """Ticks at decades, and at 2 and 5 times them where the decades are few."""
+def log_locator(values: Sequence[float]) -> LogLocator:
+    """Return ticks at decades, and at 2 and 5 times them where the decades are few."""
     return LogLocator(subs=[1] if max(values) >= 1000 * min(values) else [1, 2, 5])
 
 
-def set_title(figure, title):
-    """Set `title` above all of the figure: its first line large, the rest (a source, say) small."""
-    inches = figure.bbox.width / figure.dpi
+def set_title(figure: Figure, title: str) -> None:
+    """Set `title` above the figure: its first line large, the rest (such as a source) small."""
+    inches = _inches(figure)
     first, _, rest = title.partition("\n")
     first, rest = textwrap.fill(first, int(10 * inches)), textwrap.fill(rest, int(13 * inches))
     # A text has one size. The title keeps empty lines, in which another text takes its place.
-    room = "\n" * len(rest.splitlines())
-    above = figure.suptitle(first + room)
+    above = figure.suptitle(first + "\n" * len(rest.splitlines()))
     if rest:
-        place = {"xy": (0.5, 0), "xycoords": above, "ha": "center", "va": "bottom"}
+        place: dict[str, Any] = {"xy": (0.5, 0), "xycoords": above, "ha": "center", "va": "bottom"}
         figure.add_artist(Annotation(rest, annotation_clip=False, fontsize="small", **place))
 
 
-def figure(title, draw, *data, pyplot=False, **options):
-    """A matplotlib Figure in which `draw(figure, *data, **options)` drew.
+def figure(title: str, draw: Callable, *data: Any, pyplot: bool = False, **options: Any) -> Figure:
+    """Return a matplotlib Figure in which `draw(figure, *data, **options)` drew.
 
     Args:
-        title: str, above all; what follows a line break, such as a source, is set small.
+        title: above all; what follows a line break, such as a source, is small.
         draw: function that draws in a Figure: `sweeps`, `by_value`, `inside`, `histograms` or `fits`.
         data, options: what `draw` takes after the figure.
-        pyplot: bool, whether pyplot shows and keeps it. Default False: a notebook shows it after
-            `%matplotlib inline`.
-
-    Returns:
-        The Figure.
+        pyplot: whether pyplot shows and keeps the figure. Default False: no window opens, and a notebook
+            displays the returned Figure after `%matplotlib inline`.
     """
-    made = (plt.figure if pyplot else Figure)(layout="constrained")
-    draw(made, *data, **options)
-    set_title(made, title)
-    return made
+    new_figure = (plt.figure if pyplot else Figure)(layout="constrained")
+    draw(new_figure, *data, **options)
+    set_title(new_figure, title)
+    return new_figure
 
 
-def save(path, title, draw, *data, **options):
+def save(path: Path, title: str, draw: Callable, *data: Any, **options: Any) -> Path:
     """Write `figure(title, draw, *data, **options)` to the file `path`; return `path`."""
     figure(title, draw, *data, **options).savefig(path, dpi=120)
     return path

@@ -1,4 +1,6 @@
-"""The classic experiments, a file each."""
+"""The classic experiments, a file each. Imports no TensorFlow, so that the command lists them at once."""
+
+from __future__ import annotations
 
 from tfbn.recipes import (
     cifar_depth,
@@ -11,28 +13,23 @@ from tfbn.recipes import (
     side_by_side,
     wave,
 )
+from tfbn.recipes.recipe import Recipe
 
-MODULES = (
-    side_by_side,
-    depth,
-    cifar_depth,
-    cifar_init_scale,
-    mnist_init_scale,
-    wave,
-    ioffe_figure_1,
-    convnet,
-    learning_rate,
-)
-RECIPES = {
-    module.__name__.removeprefix(f"{__name__}.").replace("_", "-"): module.RECIPE for module in MODULES
+RECIPES: dict[str, Recipe] = {
+    "side-by-side": side_by_side.RECIPE,
+    "depth": depth.RECIPE,
+    "cifar-depth": cifar_depth.RECIPE,
+    "cifar-init-scale": cifar_init_scale.RECIPE,
+    "mnist-init-scale": mnist_init_scale.RECIPE,
+    "wave": wave.RECIPE,
+    "ioffe-figure-1": ioffe_figure_1.RECIPE,
+    "convnet": convnet.RECIPE,
+    "learning-rate": learning_rate.RECIPE,
 }
 
 
-def find(name):
-    """The recipe called `name`.
-
-    Raises:
-        ValueError: there is none.
+def find(name: str) -> Recipe:
+    """Return the recipe called `name`; raise ValueError if there is none.
 
     >>> find("depth").vary.values
     (3, 5, 7)

@@ -1,22 +1,22 @@
-"""`Recipe`: an experiment as data. Standard library only, so that the command lists recipes at once."""
+"""`Recipe`: an experiment as data. It uses the standard library only."""
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass, field
+from typing import Any
 
-# What a recipe may set, and what holds where it does not.
-DEFAULTS = dict(
+# What a recipe can set, and the defaults.
+DEFAULTS: dict[str, Any] = dict(
     dataset="mnist",
     data_dir=None,
-    fallback=True,  # whether the sample may stand in for MNIST
+    fallback=True,  # whether the sample may replace MNIST
     train_size=None,
     validation_size=None,
     pooled=False,
     binary=False,
     centered=False,
     hidden=(32, 32),
-    depth=None,  # so many hidden layers of the first width
+    depth=None,  # the number of hidden layers, of the first width
     conv_filters=(),
     activation="relu",
     initializer="glorot_uniform",  # or the standard deviation of a normal distribution
@@ -32,31 +32,24 @@ DEFAULTS = dict(
     steps_per_epoch=None,
     seeds=6,
     seed=0,
-    values=None,  # in place of those that the recipe varies
+    values=None,  # replace those of the recipe's varied setting
     reach=None,
     device="auto",
     precision="float32",
 )
 
-# Where a run takes place, which makes it no other experiment.
-PLACES = ("data_dir", "fallback", "device")
+# Settings of the place of a run, which do not change the experiment.
+PLACE_SETTINGS = ("data_dir", "fallback", "device")
 
 
 @dataclass(frozen=True)
 class Vary:
-    """A setting that is varied, each value with and without batch norm.
+    """A setting that is varied, each value with and without batch norm."""
 
-    Args:
-        setting: str, one of DEFAULTS.
-        values: tuple.
-        label: str, for an axis.
-        log: bool, whether the axis is logarithmic.
-    """
-
-    setting: str
+    setting: str  # one of DEFAULTS
     values: tuple
-    label: str
-    log: bool = True
+    label: str  # of the figures' axis
+    log: bool = True  # whether the axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -64,13 +57,13 @@ class Recipe:
     """One experiment.
 
     Args:
-        text: str: the question, and paragraphs that begin with "Source:", "Expected:" and "Cost:".
-        settings: dict, what differs from DEFAULTS.
-        vary: `Vary`. Default None.
-        quick: dict, the settings of a quick look.
-        observe: names of `tfbn.observers`. Default: none.
-        figures: names of `Comparison.FIGURES`.
-        models: bool, whether the trained networks are saved. Default False.
+        text: the question, and paragraphs that begin with "Source:", "Expected:" and "Cost:".
+        settings: what differs from DEFAULTS.
+        vary: the setting that is varied. Default None.
+        quick: the settings of a quick look.
+        observe: names of `tfbn.comparison.observers`. Default: none.
+        figures: names of `Comparison.figure`.
+        models: whether the trained networks are saved. Default False.
 
     >>> recipe = Recipe("Does it help?\\n\\nSource: a paper,\\npage 1.")
     >>> recipe.question, recipe.source
@@ -78,71 +71,72 @@ class Recipe:
     """
 
     text: str
-    settings: dict = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     vary: Vary | None = None
-    quick: dict = field(default_factory=dict)
-    observe: tuple = ()
-    figures: tuple = ("curves",)
+    quick: dict[str, Any] = field(default_factory=dict)
+    observe: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ("curves",)
     models: bool = False
 
     @property
-    def question(self):
-        return " ".join(textwrap.dedent(self.text).strip().split("\n\n")[0].split())
+    def question(self) -> str:
+        return self._paragraph("")
 
     @property
-    def source(self):
+    def source(self) -> str:
         return self._paragraph("Source:")
 
     @property
-    def expected(self):
+    def expected(self) -> str:
         return self._paragraph("Expected:")
 
     @property
-    def cost(self):
+    def cost(self) -> str:
         return self._paragraph("Cost:")
 
-    def _paragraph(self, begins):
-        for paragraph in self.text.split("\n\n"):
-            if paragraph.strip().startswith(begins):
-                return " ".join(paragraph.split()).removeprefix(begins).strip()
-        return ""
+    def _paragraph(self, start: str) -> str:
+        paragraphs = (" ".join(paragraph.split()) for paragraph in self.text.strip().split("\n\n"))
+        return next((text.removeprefix(start).strip() for text in paragraphs if text.startswith(start)), "")
 
-    def resolve(self, quick=False, **given):
-        """All settings: those given, else of the quick look, else of the recipe, else of DEFAULTS.
+    def resolve(self, quick: bool = False, **overrides: Any) -> dict[str, Any]:
+        """Return all settings: the overrides, else the quick look's, the recipe's, or DEFAULTS.
 
         Raises:
-            TypeError: there is no such setting.
+            TypeError: a setting does not exist.
+            ValueError: `values` repeats one, or does not suit the recipe; the varied setting is overridden.
         """
-        unknown = sorted(given.keys() - DEFAULTS.keys())
+        unknown = sorted(overrides.keys() - DEFAULTS.keys())
         if unknown:
             raise TypeError(f"Unknown setting {', '.join(unknown)}. Known: {', '.join(sorted(DEFAULTS))}.")
-        if given.get("values") is not None and self.vary is None:
-            raise ValueError("`values` can only be given to a recipe that varies something.")
-        if self.vary and self.vary.setting in given:
+        values = overrides.get("values")
+        if values is not None and self.vary is None:
+            raise ValueError("`values` can only be given to a recipe that varies a setting.")
+        if self.vary and self.vary.setting in overrides:
             raise ValueError(
                 f"{self.vary.setting!r} is what this recipe varies. Give `values` (--values) in its place."
             )
-        if len(set(given.get("values") or ())) < len(given.get("values") or ()):
-            raise ValueError(f"`values` must not name a value more than once. Received: {given['values']}.")
-        found = {**DEFAULTS, **self.settings, **(self.quick if quick else {}), **given}
-        return {name: value for name, value in found.items() if not self.vary or name != self.vary.setting}
+        if len(set(values or ())) < len(values or ()):
+            raise ValueError(f"`values` must not name a value more than once. Received: {values}.")
+        settings = {**DEFAULTS, **self.settings, **(self.quick if quick else {}), **overrides}
+        if self.vary:
+            del settings[self.vary.setting]
+        return settings
 
-    def changed(self, settings):
-        """How `settings` differ from the recipe's, in words.
+    def changed(self, settings: dict[str, Any]) -> str:
+        """Return in words how `settings` differ from the recipe's.
 
         >>> Recipe("?", dict(epochs=5)).changed({**DEFAULTS, "epochs": 2, "device": "cpu"})
         'epochs to 2 from 5'
         """
-        own = self.resolve()
-        own["values"] = self.vary and self.vary.values
+        own = {**self.resolve(), "values": self.vary and self.vary.values}
         return ", ".join(
-            f"{name} to {_shown(value)} from {_shown(own[name])}"
+            f"{name} to {_in_words(value)} from {_in_words(own[name])}"
             for name, value in settings.items()
-            if value is not None and value != own[name] and name not in PLACES
+            if value is not None and value != own[name] and name not in PLACE_SETTINGS
         )
 
 
-def _shown(value):
+def _in_words(value: Any) -> str:
     if value is None:
         return "the default"
     return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)

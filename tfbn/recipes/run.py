@@ -2,54 +2,65 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from tfbn.comparison.arms import Arm
 from tfbn.comparison.compare import compare
+from tfbn.comparison.results import Comparison
 from tfbn.data import loading
+from tfbn.data.arrays import Data
+from tfbn.foundation.arguments import integer, number
 from tfbn.models import Model, as_initializer
 from tfbn.recipes import find
+from tfbn.recipes.recipe import Vary
 from tfbn.runtime.devices import check_precision, find_device
 from tfbn.runtime.strategies import check_strategy
 from tfbn.training.optimizers import make_optimizer
 
-# The settings that go on to `compare`.
-COMPARED = (
+# The settings that go to `load`, `compare` and `Model` by the same name.
+DATA_SETTINGS = ("data_dir", "validation_size", "fallback", "train_size", "pooled", "binary", "centered")
+COMPARISON_SETTINGS = (
     *("epochs", "batch_size", "steps_per_epoch", "reach"),
     *("optimizer", "learning_rate", "loss", "device", "precision"),
+)
+MODEL_SETTINGS = (
+    *("activation", "norm_position", "batchnorm_options"),
+    *("dropout", "weight_decay", "conv_filters"),
 )
 SERIES = {"batchnorm": True, "plain": False}
 
 
 def run(
-    name,
-    quick=False,
-    on_data=None,
-    on_epoch=None,
-    command=None,
-    checkpoint_dir=None,
-    strategy=None,
-    **settings,
-):
+    name: str,
+    quick: bool = False,
+    on_data: Callable[[Data], object] | None = None,
+    on_epoch: Callable[[dict], object] | None = None,
+    command: str | None = None,
+    checkpoint_dir: str | os.PathLike | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    **settings: Any,
+) -> Comparison:
     """Run one of the classic experiments.
 
     Args:
-        name: str, a recipe, such as "side-by-side"; `tfbn.recipes.RECIPES` has all.
-        quick: bool, whether to take the settings of a quick look. Default False.
-        on_data: function that is called with the `Data`, before training. Default None.
+        name: a recipe, such as "side-by-side"; `tfbn.recipes.RECIPES` has all.
+        quick: whether to use the settings of a quick look. Default False.
+        on_data: called with the `Data` before training. Default None.
         on_epoch, command, checkpoint_dir, strategy: as in `compare`.
-        settings: what to change of the recipe's settings: dataset, data_dir, fallback, train_size,
+        settings: changes of the recipe's settings: dataset, data_dir, fallback, train_size,
             validation_size, pooled, binary, centered (see `tfbn.data.load`); hidden, depth, conv_filters,
             activation, initializer, norm_position, batchnorm_options, dropout, weight_decay (see
             `Model`); optimizer, learning_rate, loss, batch_size, epochs, steps_per_epoch, reach, device,
-            precision (see `compare`); seeds, how many; seed, the first; and values, in place of those
-            that the recipe varies.
-
-    Returns:
-        `Comparison`.
+            precision (see `compare`); seeds, their number; seed, the first; and values, which replace
+            those of the setting that the recipe varies.
 
     Raises:
-        ValueError, TypeError: a recipe, setting or value that there is not.
+        ValueError, TypeError: a recipe, setting or value does not exist.
         ConnectionError: the data set is not there and cannot be downloaded.
 
     >>> result = run("wave", quick=True, epochs=2, steps_per_epoch=10)
@@ -65,7 +76,7 @@ def run(
     if (data.classes == 0) != (settings["loss"] is not None):
         raise ValueError(
             f"{name} is a {'classification' if settings['loss'] is None else 'regression'}, which does not "
-            f"go with the data set {data.name}. Leave `dataset` out, or take another recipe."
+            f"suit the data set {data.name}. Leave `dataset` out, or choose another recipe."
         )
     if on_data is not None:
         on_data(data)
@@ -74,76 +85,71 @@ def run(
         arms(recipe.vary, settings, data),
         data,
         seeds=range(first, first + settings["seeds"]),
-        vary=recipe.vary and {name: getattr(recipe.vary, name) for name in ("setting", "label", "log")},
+        vary=recipe.vary and {key: getattr(recipe.vary, key) for key in ("setting", "label", "log")},
         observe=recipe.observe,
         on_epoch=on_epoch,
         command=command,
         checkpoint_dir=checkpoint_dir,
         strategy=strategy,
-        **{name: settings[name] for name in COMPARED if name in settings},
+        **_select(settings, COMPARISON_SETTINGS),
     )
-    about = {key: getattr(recipe, key) for key in ("question", "source", "expected", "cost")}
-    result.about["recipe"] = {"name": name, **about, "changed": recipe.changed(settings)}
+    texts = {key: getattr(recipe, key) for key in ("question", "source", "expected", "cost")}
+    result.about["recipe"] = {"name": name, **texts, "changed": recipe.changed(settings)}
     result.about["figures"] = list(recipe.figures)
     return result
 
 
-def check(vary, settings):
-    """Raise for what can be known to be wrong before the data is loaded.
+def _select(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings of these names; a setting that the recipe varies is the arms'."""
+    return {name: settings[name] for name in names if name in settings}
 
-    Raises:
-        ValueError, TypeError: as in `Model` and `compare`.
-    """
+
+def check(vary: Vary | None, settings: dict[str, Any]) -> None:
+    """Raise what the data is not needed for: ValueError and TypeError as in `Model` and `compare`."""
     find_device(settings["device"])
     check_precision(settings["precision"])
-    for each in _varied(vary, settings).values():
-        keras.activations.get(each["activation"])
-        as_initializer(each["initializer"])
-        for name, kind, least in (("depth", int, 1), ("learning_rate", (int, float), 0)):
-            value = each[name]
-            if value is not None and not (isinstance(value, kind) and value >= least):
-                raise ValueError(f"`{name}` must be a number, {least} or more. Received: {name}={value!r}.")
-        make_optimizer(each["optimizer"], each["learning_rate"])
+    for varied in _settings_by_value(vary, settings).values():
+        keras.activations.get(varied["activation"])
+        as_initializer(varied["initializer"])
+        if varied["depth"] is not None:
+            integer("depth", varied["depth"], at_least=1)
+        if varied["learning_rate"] is not None:
+            number("learning_rate", varied["learning_rate"])
+        make_optimizer(varied["optimizer"], varied["learning_rate"])
 
 
-def load(settings):
-    """The data of an experiment."""
-    names = ("data_dir", "validation_size", "fallback", "train_size", "pooled", "binary", "centered")
+def load(settings: dict[str, Any]) -> Data:
+    """Load the data of an experiment."""
     flatten = not settings["conv_filters"]
-    return loading.load(settings["dataset"], flatten, **{name: settings[name] for name in names})
+    return loading.load(settings["dataset"], flatten, **_select(settings, DATA_SETTINGS))
 
 
-def arms(vary, settings, data):
-    """The arms of an experiment: each value of what is varied, with and without batch norm."""
+def arms(vary: Vary | None, settings: dict[str, Any], data: Data) -> dict[str, Arm]:
+    """Return the arms of an experiment: each varied value, with and without batch norm."""
     return {
-        series if value is None else f"{series}-{value}": _arm(vary, each, data, series, value)
-        for value, each in _varied(vary, settings).items()
+        series if value is None else f"{series}-{value}": _arm(vary, varied, data, series, value)
+        for value, varied in _settings_by_value(vary, settings).items()
         for series in SERIES
     }
 
 
-def _varied(vary, settings):
-    """The settings for each value of what is varied; for the value None if nothing is."""
+def _settings_by_value(vary: Vary | None, settings: dict[str, Any]) -> dict[Any, dict[str, Any]]:
+    """Return the settings for each varied value; for the value None if nothing is varied."""
     if vary is None:
         return {None: settings}
     return {value: {**settings, vary.setting: value} for value in settings["values"] or vary.values}
 
 
-def _arm(vary, settings, data, series, value):
-    def build():
+def _arm(vary: Vary | None, settings: dict[str, Any], data: Data, series: str, value: Any) -> Arm:
+    def build() -> Model:
         hidden = settings["hidden"]
         return Model(
             data.input_shape,
             data.classes or 1,
             hidden_dims=hidden[:1] * settings["depth"] if settings["depth"] else hidden,
             use_batchnorm=SERIES[series],
-            activation=settings["activation"],
-            norm_position=settings["norm_position"],
-            batchnorm_options=settings["batchnorm_options"],
             kernel_initializer=settings["initializer"],
-            dropout=settings["dropout"],
-            weight_decay=settings["weight_decay"],
-            conv_filters=settings["conv_filters"],
+            **_select(settings, MODEL_SETTINGS),
         )
 
     # Initial values and rates do not change the program.

@@ -65,7 +65,7 @@ def without(records, arm, seed):
         ("train_loss", "Final training loss (nats)", 1.0, 1.2),
     ],
 )
-def test_line_is_the_mean_of_a_value_per_run_and_band_from_lowest_to_highest(metric, label, low, high):
+def test_sweep_draws_mean_and_band_of_one_outcome_per_run(metric, label, low, high):
     ax = plots.sweep(Figure().subplots(), RECORDS, ARMS, SCALE, [], metric)
     assert list(labelled(ax)) == texts(ax) == ["batchnorm", "plain"]
     for line in labelled(ax).values():
@@ -78,14 +78,14 @@ def test_line_is_the_mean_of_a_value_per_run_and_band_from_lowest_to_highest(met
     assert bottom(ax) == []
 
 
-def test_diverged_runs_are_crosses_below_and_in_no_line():
+def test_sweep_marks_diverged_runs_below_and_leaves_them_out_of_lines():
     bad = without(RECORDS, "plain-0.1", 0) + run("plain-0.1", 0, [0.9, None], [0.01, None])
-    # It had not one record, and another diverged in the test only.
+    # One run has no record, and another diverged in the test only.
     bad = without(bad, "plain-0.1", 1)
     diverged = [("plain-0.1", 0), ("plain-0.1", 1), ("batchnorm-0.01", 0)]
     diverged = [{"arm": arm, "seed": seed, "epoch": 2} for arm, seed in diverged]
-    for given in (diverged, diverged[1:]):  # A loss that is no number says so by itself.
-        ax = plots.sweep(Figure().subplots(), bad, ARMS, SCALE, given, "validation_accuracy")
+    for named in (diverged, diverged[1:]):  # A loss that is not a number needs no mention.
+        ax = plots.sweep(Figure().subplots(), bad, ARMS, SCALE, named, "validation_accuracy")
         assert texts(ax) == ["batchnorm (1 of 6 runs diverged)", "plain (2 of 6 runs diverged)"]
         batchnorm, plain = labelled(ax).values()
         np.testing.assert_allclose(batchnorm.get_ydata(), [0.6, 0.7, 0.6])
@@ -103,7 +103,7 @@ def test_diverged_runs_are_crosses_below_and_in_no_line():
         assert [text.get_text() for text in ax.texts] == ["1/2"], "of the other value all did"
 
 
-def test_all_diverged_is_drawn_too():
+def test_sweep_draws_series_whose_runs_all_diverged():
     bad = [{**record, "train_loss": NAN} for record in RECORDS]
     for metric in ("validation_accuracy", "train_loss"):
         ax = plots.sweep(Figure().subplots(), bad, ARMS, SCALE, [], metric)
@@ -112,7 +112,7 @@ def test_all_diverged_is_drawn_too():
         assert len(ax.get_yticks()) == 0
 
 
-def test_loss_goes_on_a_log_axis_where_it_spans_more_than_a_decade():
+def test_sweep_has_a_log_axis_for_losses_that_span_over_a_decade():
     arms = {"a": {"series": "plain", "value": 1}, "b": {"series": "plain", "value": 2}}
     for loss, scale in ((0.09, "log"), (0.11, "linear"), (0.0, "linear")):
         records = run("a", 0, [0.5], [1.0]) + run("b", 0, [0.01], [loss])
@@ -122,7 +122,7 @@ def test_loss_goes_on_a_log_axis_where_it_spans_more_than_a_decade():
         assert ax.get_yscale() == "linear"
 
 
-def test_crosses_below_on_a_log_axis():
+def test_sweep_marks_diverged_runs_below_a_log_axis():
     arms = {"a": {"series": "plain", "value": 1}, "b": {"series": "plain", "value": 2}}
     records = run("a", 0, [0.5], [1.0]) + run("a", 1, [0.5], [0.01]) + run("b", 0, [0.5], [None])
     ax = plots.sweep(Figure().subplots(), records, arms, DEPTH, [], "train_loss")
@@ -146,7 +146,7 @@ def test_crosses_below_on_a_log_axis():
         (np.logspace(-4, 0, 20).tolist(), True, [0.0001, 0.001, 0.01, 0.1, 1]),
     ],
 )
-def test_ticks_of_the_knob(values, log, ticks):
+def test_sweep_ticks_are_the_values_or_round_numbers(values, log, ticks):
     arms = {str(value): {"series": "plain", "value": value} for value in values}
     records = [record for arm in arms for record in run(arm, 0, [0.5], [1.0])]
     ax = plots.sweep(Figure().subplots(), records, arms, {**DEPTH, "log": log}, [], "train_loss")
@@ -157,16 +157,16 @@ def test_ticks_of_the_knob(values, log, ticks):
 
 def points(ax):
     """The points with bars: x, lowest, mean and highest, in order of x."""
-    found = []
+    bars_of = []
     for container in ax.containers:
         line, _, bars = container
         for (x, mean), bar in zip(line.get_xydata(), bars[0].get_segments(), strict=True):
             if np.isfinite(mean):
-                found.append((x, bar[0, 1], mean, bar[1, 1]))
-    return sorted(found)
+                bars_of.append((x, bar[0, 1], mean, bar[1, 1]))
+    return sorted(bars_of)
 
 
-def test_names_go_on_a_categorical_axis():
+def test_sweep_of_names_has_a_categorical_axis():
     arms = {
         f"{series}-{value}": {"series": series, "value": value}
         for series in ("batchnorm", "plain")
@@ -188,7 +188,7 @@ def test_names_go_on_a_categorical_axis():
 
 
 @pytest.mark.parametrize("log", [True, False])
-def test_names_stand_apart_from_numbers(log):
+def test_sweep_draws_names_apart_from_numbers(log):
     values = [None, 0.01, "he_normal", 1.0] + [0] * log
     arms = {str(value): {"series": "plain", "value": value} for value in values}
     records = [record for arm in arms for record in run(arm, 0, [0.5], [1.0])]
@@ -204,13 +204,13 @@ def test_names_stand_apart_from_numbers(log):
     assert 1 < border < x.min() and x.max() < ax.get_xlim()[1]
 
 
-def test_one_value_one_seed_one_epoch():
+def test_sweep_draws_one_value_of_one_seed_and_one_epoch():
     arms = {"a": {"series": "plain", "value": 0.5}}
     ax = plots.sweep(Figure().subplots(), run("a", 0, [0.5], [1.0]), arms, SCALE, [], "train_loss")
     assert labelled(ax)["plain"].get_xydata().tolist() == [[0.5, 1.0]]
 
 
-def test_what_cannot_be_drawn_is_named():
+def test_sweep_rejects_equal_places_and_unknown_metrics():
     twins = {"a": {"series": "plain", "value": 1}, "b": {"series": "plain", "value": 1}}
     with pytest.raises(ValueError, match="must differ in series or value"):
         plots.sweep(Figure().subplots(), [], twins, DEPTH, [], "train_loss")
@@ -218,7 +218,7 @@ def test_what_cannot_be_drawn_is_named():
         plots.sweep(Figure().subplots(), RECORDS, ARMS, SCALE, [], "loss")
 
 
-def test_three_panels_or_two_and_one_legend():
+def test_sweeps_have_three_panels_or_two_and_one_legend():
     figure = plots.figure("Title", plots.sweeps, RECORDS, ARMS, SCALE, [])
     assert [ax.get_ylabel() for ax in figure.axes] == [
         "Best validation accuracy",
@@ -233,7 +233,7 @@ def test_three_panels_or_two_and_one_legend():
     assert [ax.get_ylabel() for ax in figure.axes] == ["Best validation loss", "Final training loss"]
 
 
-def test_a_panel_for_each_value():
+def test_by_value_draws_a_panel_for_each_value():
     arms = {
         f"{series}-{value}": {"series": series, "value": value}
         for value in (3, 5, 7, 10**-0.2)
@@ -254,7 +254,7 @@ def test_a_panel_for_each_value():
     assert {(ax.get_xlabel(), ax.get_ylabel()) for ax in figure.axes} == {("Epoch", "Validation accuracy")}
     lines = [labelled(ax) for ax in figure.axes]
     both = ["batchnorm", "plain"]
-    assert [list(found) for found in lines] == [both, ["plain"], both, ["batchnorm"]]
+    assert [list(panel) for panel in lines] == [both, ["plain"], both, ["batchnorm"]]
     assert lines[0]["plain"].get_ydata().tolist() == [0.3, 0.5]
     assert lines[2]["plain"].get_ydata().tolist() == [0.6, 0.4]
     assert (
@@ -264,7 +264,7 @@ def test_a_panel_for_each_value():
     assert [text.get_text() for text in legend.get_texts()] == ["batchnorm", "plain"]
 
 
-def test_a_panel_for_each_value_of_a_regression_over_steps():
+def test_by_value_draws_losses_of_a_regression_over_steps():
     arms = {"a": {"series": "plain", "value": "he_normal"}}
     records = [{"arm": "a", "seed": 0, "epoch": 2, "train_loss": 2.0, "validation_loss": 3.0}]
     figure = plots.figure("Title", plots.by_value, records, arms, DEPTH, steps_per_epoch=10)
