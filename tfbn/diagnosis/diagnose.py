@@ -148,11 +148,11 @@ def _layers(model, layers, read, steps):
     """A row for each layer that runs."""
 
     def call(layer, x, mask):
-        y = inspection.by_averages(layer, x, mask)
+        y = inspection.normalize_by_averages(layer, x, mask)
         seen = tf.cast(y, "float32")
         axes = inspection.reduced_axes(layer, y.shape.rank)
         beyond = tf.reduce_mean(tf.cast(tf.abs(seen) > SATURATED, "float32"), axes)
-        return (inspection.moments(layer, x, mask), tf.reduce_max(seen, axes), beyond), y
+        return (inspection.batch_moments(layer, x, mask), tf.reduce_max(seen, axes), beyond), y
 
     populations, means, highest, beyond = {}, {}, {}, {}
     for batch in inspection.observe(model, layers, read, call):
@@ -168,7 +168,7 @@ def _layers(model, layers, read, steps):
         population.check(layer)
         mean, variance = inspection.averages(layer)
         spread = population.variance() + layer.epsilon
-        activation = inspection.activation_behind(layer)
+        activation = inspection.activation_after(layer)
         taken = steps if steps is not None else _steps(model, layer)
         known = taken is not None and layer.momentum is not None and not getattr(layer, "debias", False)
         saturates = activation in ("sigmoid", "tanh")

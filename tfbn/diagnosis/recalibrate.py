@@ -118,7 +118,7 @@ def _calls(model, layers, x):
         calls[layer] = calls.get(layer, 0) + 1
         return x
 
-    with inspection.Intercepted(layers, count):
+    with inspection.calls_replaced(layers, count):
         # Traced alone, nothing is computed.
         tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(x)
     return calls
@@ -129,10 +129,10 @@ def _populations(model, layers, read, stop_after, on_batch):
 
     With `stop_after`, the model runs to that call of the one layer, and it normalises by its averages.
     """
-    run = inspection.by_batch if stop_after is None else inspection.by_averages
+    run = inspection.normalize_by_batch if stop_after is None else inspection.normalize_by_averages
 
     def call(layer, x, mask):
-        return inspection.moments(layer, x, mask), run(layer, x, mask)
+        return inspection.batch_moments(layer, x, mask), run(layer, x, mask)
 
     populations = {layer: Population() for layer in layers}
     batches_seen = inspection.observe(model, layers, read, call, stop_after)

@@ -13,9 +13,9 @@ from tfbn.layers import inspection
 # In place of the layers; None as they are.
 WAYS = {
     "moving": None,
-    "batch": inspection.by_batch,
+    "batch": inspection.normalize_by_batch,
     "recalibrated": None,
-    "single": functools.partial(inspection.by_batch, examples=False),
+    "single": functools.partial(inspection.normalize_by_batch, per_example=True),
 }
 KEYS = ("loss", "accuracy", "flips")
 
@@ -43,7 +43,7 @@ def scores(model, layers, read, renewed, loss):
     def outputs(ways, x):
         found = {}
         for way in ways:
-            stand_in = inspection.Intercepted(layers, WAYS[way]) if WAYS[way] else contextlib.nullcontext()
+            stand_in = inspection.calls_replaced(layers, WAYS[way]) if WAYS[way] else contextlib.nullcontext()
             with stand_in:
                 found[way] = model(x, training=False)
         return found
