@@ -33,7 +33,9 @@ def check_axis(axis: Any) -> int | list[int]:
         return integer("axis", axis)
     axes = [integer("axis", one) for one in axis]
     if not axes or len(set(axes)) < len(axes):
-        raise ValueError(f"`axis` must be an integer or a list of different integers. Received: axis={axes}.")
+        raise ValueError(
+            f"`axis` must be an integer or a list of different integers. Received: axis={axes}."
+        )
     return axes
 
 
@@ -105,8 +107,8 @@ def channel_lengths(
     """Return the axes of the channels, counted from the first, in order, with their lengths.
 
     Raises:
-        ValueError: the input lacks one of the axes; its length is unknown; two are the same axis; one is the
-            first axis, which ghost batches split; or TensorFlow cannot broadcast over them.
+        ValueError: the input lacks one of the axes; its length is unknown; two are the same axis; one is
+            the first axis, which ghost batches split; or TensorFlow cannot broadcast over them.
     """
     rank = len(input_shape)
     axes = axis if isinstance(axis, list) else [axis]

@@ -9,16 +9,11 @@ import keras
 import tensorflow as tf
 
 from tfbn.layers import functional
-from tfbn.layers.moments import (
-    Moments,
-    average_over_ghosts,
-    pool_over_replicas,
-    unbiased_variance,
-)
+from tfbn.layers.moments import Moments, average_over_ghosts, pool_over_replicas, unbiased_variance
 
 
 class MovingAverages:
-    """The averages over batches of a layer: their initial values, their updates, and their use in inference.
+    """A layer's averages over batches: their initial values, their updates, and their use in inference.
 
     The layer owns the weights and the options; an option that is changed later takes effect.
     """
@@ -48,7 +43,7 @@ class MovingAverages:
             weight.assign(initializer(weight.shape, dtype=weight.dtype))
 
     def for_inference(self, broadcast: Callable) -> list[tf.Tensor]:
-        """Return the mean and variance that inference uses; `broadcast` gives a weight its input's shape."""
+        """Return the mean and variance for inference; `broadcast` reshapes a weight for the input."""
         layer = self.layer
         averages = [broadcast(weight) for weight in (layer.moving_mean, layer.moving_variance)]
         if layer.debias:

@@ -42,8 +42,8 @@ class BatchNormalization(keras.layers.Layer):
         moving_mean     = moving_mean     * momentum + mean     * (1 - momentum)
         moving_variance = moving_variance * momentum + variance * (1 - momentum)
 
-    In inference, `mean` and `variance` are the moving averages. A frozen layer (``layer.trainable = False``)
-    uses the moving averages even with ``training=True``.
+    In inference, `mean` and `variance` are the moving averages. A frozen layer, with
+    ``layer.trainable = False``, uses the moving averages even with ``training=True``.
 
     Arguments, names, defaults and weights (in order: gamma, beta, moving_mean, moving_variance) are
     those of `keras.layers.BatchNormalization`. So the layer drops in, and ``set_weights`` takes the weights
@@ -337,7 +337,8 @@ class BatchNormalization(keras.layers.Layer):
 
     def _broadcast(self, weight, x):
         """``[C] -> [1, ..., C, ..., 1]``, in the rank and dtype of `x`, ghost batches included."""
-        return functional.broadcast(weight, x, [axis - self.input_spec.ndim for axis in self.input_spec.axes])
+        channels = [axis - self.input_spec.ndim for axis in self.input_spec.axes]
+        return functional.broadcast(weight, x, channels)
 
     def _channel_lengths(self, input_shape):
         return channel_lengths(self.axis, input_shape, self.virtual_batch_size is not None)

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import tensorflow as tf
 
 from tfbn.layers import kernels
 from tfbn.layers.moments import Moments, sum_over_replicas
+
+DEFAULT_CLIPPING = {"rmin": 0.0, "rmax": float("inf"), "dmax": float("inf")}
 
 
 def batch_normalize(
@@ -37,15 +39,8 @@ def batch_normalize(
     the same `x`, `axes`, `mask` and `synchronized`. Where `mask` is false, `x` did not enter the
     moments: it is normalised like the rest, and the second term of `dx` vanishes.
 
-    Args:
-        x: floating point tensor ``[N, ..., C]``, the channels anywhere.
-        batch: the moments of `x`.
-        gamma, beta: tensors of the shape of ``batch.variance``.
-        epsilon: number added to the variance.
-        axes, mask, synchronized: as in `tfbn.layers.moments.moments`.
-
-    Returns:
-        A tensor of the shape and dtype of `x`. Derivatives of second and third order are right, too.
+    `gamma` and `beta` have the shape of ``batch.variance``. The output has the shape and dtype of `x`.
+    Derivatives of second and third order are right, too.
 
     >>> from tfbn.layers.moments import moments
     >>> x = tf.constant([[1.0], [3.0]])
@@ -56,13 +51,17 @@ def batch_normalize(
     Source: Ioffe and Szegedy 2015, Algorithm 1 and the six gradients of section 3, with the chain
     through mean and variance contracted.
     """
-    backward = _Backward(x, batch.count, epsilon, axes, mask, synchronized)
+    closed_form = functools.partial(
+        _closed_form, count=batch.count, epsilon=epsilon, axes=axes, mask=mask, synchronized=synchronized
+    )
+    backward = closed_form
+    if mask is None and not synchronized:
+        backward = functools.partial(_in_one_kernel, x, axes, epsilon, closed_form)
 
     @tf.custom_gradient
     def scaled_and_shifted(x, gamma, beta):
         def gradient(dy):
-            compute = backward.in_one_kernel if mask is None and not synchronized else backward.closed_form
-            return compute(dy, gamma, batch.shifted, batch.offset, batch.variance)
+            return backward(dy, gamma, batch.shifted, batch.offset, batch.variance)
 
         # `x` enters by way of `batch`; it is an argument so that a gradient can be taken by it.
         return normalize(batch.shifted, batch.offset, batch.variance, gamma, beta, epsilon), gradient
@@ -70,62 +69,50 @@ def batch_normalize(
     return scaled_and_shifted(x, gamma, beta)
 
 
-@dataclass(frozen=True)
-class _Backward:
-    """The backward pass of `batch_normalize`: from dy, gamma and the moments to dx, dgamma and dbeta."""
+def _closed_form(dy, gamma, shifted, offset, variance, *, count, epsilon, axes, mask, synchronized):
+    """Compute dx, dgamma and dbeta by the formulas of `batch_normalize`."""
+    inverse_stddev = tf.math.rsqrt(variance + epsilon)
+    x_hat = (shifted - offset) * inverse_stddev
+    dbeta = kernels.channel_sum(dy, axes)
+    # sum(dy * x_hat), but XLA reorders the subtractions within a sum and would lose digits. And a masked
+    # NaN has no influence as long as the gradient of its output is zero.
+    multiply = tf.multiply if mask is None else tf.math.multiply_no_nan
+    dgamma = kernels.channel_sum(multiply(shifted, dy), axes) - offset * dbeta
+    dgamma *= inverse_stddev
+    # Every replica's outputs depend on this replica's x through the shared moments, whereas gamma and beta
+    # are each replica's own: the strategy adds their gradients.
+    sums = sum_over_replicas([dbeta, dgamma], synchronized)
+    means = [tf.math.divide_no_nan(total, count) for total in sums]
+    through_moments = means[0] + x_hat * means[1]
+    if mask is not None:
+        through_moments = tf.where(mask, through_moments, tf.zeros_like(dy))
+    return gamma * inverse_stddev * (dy - through_moments), dgamma, dbeta
 
-    x: tf.Tensor
-    count: tf.Tensor
-    epsilon: float
-    axes: Sequence[int]
-    mask: tf.Tensor | None
-    synchronized: bool
 
-    def closed_form(self, dy, gamma, shifted, offset, variance):
-        """Compute the gradients by the formulas of `batch_normalize`."""
-        inverse_stddev = tf.math.rsqrt(variance + self.epsilon)
-        x_hat = (shifted - offset) * inverse_stddev
-        dbeta = kernels.channel_sum(dy, self.axes)
-        # sum(dy * x_hat), but XLA reorders the subtractions within a sum and would lose digits. And a
-        # masked NaN has no influence as long as the gradient of its output is zero.
-        multiply = tf.multiply if self.mask is None else tf.math.multiply_no_nan
-        dgamma = kernels.channel_sum(multiply(shifted, dy), self.axes) - offset * dbeta
-        dgamma *= inverse_stddev
-        # Every replica's outputs depend on this replica's x through the shared moments, whereas gamma
-        # and beta are each replica's own: the strategy adds their gradients.
-        sums = sum_over_replicas([dbeta, dgamma], self.synchronized)
-        means = [tf.math.divide_no_nan(total, self.count) for total in sums]
-        through_moments = means[0] + x_hat * means[1]
-        if self.mask is not None:
-            through_moments = tf.where(self.mask, through_moments, tf.zeros_like(dy))
-        return gamma * inverse_stddev * (dy - through_moments), dgamma, dbeta
+def _in_one_kernel(x, axes, epsilon, closed_form, *arguments):
+    """Compute the results of `closed_form` by TensorFlow's kernel, where that applies to `x`."""
 
-    def in_one_kernel(self, *arguments):
-        """Compute the gradients of `closed_form` by TensorFlow's kernel where it applies.
+    @tf.custom_gradient
+    def compute(*arguments):
+        # Its own derivative is that of the closed form: through a branch, TensorFlow's third is zero.
+        def derivative(*upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                results = closed_form(*arguments)
+            return tape.gradient(results, arguments, upstream)
 
-        Their derivatives are those of the closed form: through a branch, TensorFlow's third one is zero.
-        """
+        dy, gamma, shifted, offset, variance = arguments
+        results = kernels.choose(
+            x,
+            axes,
+            lambda: kernels.gradient(dy, shifted, offset, variance, gamma, epsilon),
+            lambda: closed_form(*arguments),
+            least=260_000,
+            whole_blocks=True,
+        )
+        return results, derivative
 
-        @tf.custom_gradient
-        def compute(*arguments):
-            def derivative(*upstream):
-                with tf.GradientTape() as tape:
-                    tape.watch(arguments)
-                    results = self.closed_form(*arguments)
-                return tape.gradient(results, arguments, upstream)
-
-            dy, gamma, shifted, offset, variance = arguments
-            results = kernels.choose(
-                self.x,
-                self.axes,
-                lambda: kernels.gradient(dy, shifted, offset, variance, gamma, self.epsilon),
-                lambda: self.closed_form(*arguments),
-                least=260_000,
-                whole_blocks=True,
-            )
-            return results, derivative
-
-        return compute(*arguments)
+    return compute(*arguments)
 
 
 def normalize(
@@ -137,15 +124,8 @@ def normalize(
         y     = x * scale + (beta - mean * scale)
 
     Converters can fold this form into the layer before or after. Images in float32, ``[N, H, W, C]``, use
-    the same formula as ``(x - mean) * scale + beta`` in one pass outside XLA.
-
-    Args:
-        x: floating point tensor ``[N, ..., C]``, the channels anywhere.
-        mean, variance, gamma, beta: tensors ``[1, ..., C]``.
-        epsilon: number added to the variance.
-
-    Returns:
-        A tensor of the shape and dtype of `x`.
+    the same formula as ``(x - mean) * scale + beta`` in one pass outside XLA. The channels are anywhere;
+    the statistics, gamma and beta are ``[1, ..., C]``. The output has the shape and dtype of `x`.
 
     >>> one = tf.ones([1, 1])
     >>> normalize(tf.constant([[7.0]]), 3 * one, 4 * one, one, one, epsilon=0.0).numpy().tolist()
@@ -234,15 +214,7 @@ def renorm_corrections(
         d = clip((mean - renorm_mean) / renorm_stddev, -dmax, dmax)
 
     ``x_hat * r + d`` then is `x` normalised by the averages, up to the clipping. Both are constants to
-    the gradient.
-
-    Args:
-        mean, stddev: the moments of this batch.
-        renorm_mean, renorm_stddev: tensors of the same shape, their moving averages.
-        clipping: any of "rmin" (default 0), "rmax" (infinity) and "dmax" (infinity).
-
-    Returns:
-        The tensors `r` and `d`.
+    the gradient. Without a key in `clipping`, rmin is 0, rmax and dmax are infinite.
 
     >>> r, d = renorm_corrections(tf.constant(3.0), tf.constant(2.0), 1.0, 1.0, {"dmax": 1.5})
     >>> float(r), float(d)
@@ -250,9 +222,7 @@ def renorm_corrections(
 
     Source: Ioffe 2017, "Batch Renormalization", Algorithm 1.
     """
-    dmax = clipping.get("dmax", float("inf"))
-    r = tf.clip_by_value(
-        stddev / renorm_stddev, clipping.get("rmin", 0.0), clipping.get("rmax", float("inf"))
-    )
+    rmin, rmax, dmax = (clipping.get(name, default) for name, default in DEFAULT_CLIPPING.items())
+    r = tf.clip_by_value(stddev / renorm_stddev, rmin, rmax)
     d = tf.clip_by_value((mean - renorm_mean) / renorm_stddev, -dmax, dmax)
     return tf.stop_gradient(r), tf.stop_gradient(d)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfbn.keras_internals import consumers, flatten_layers
 from tfbn.layers import functional
+from tfbn.layers.averages import MovingAverages
 from tfbn.layers.batch_normalization import BatchNormalization
 from tfbn.layers.moments import broadcast_mask, moments
 
@@ -53,16 +54,14 @@ def reduced_axes(layer: Any, rank: int) -> list[int]:
 
 def averages(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and variance by which `layer` normalises in inference, float64."""
-    mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(weight), "float64")
-        for weight in (layer.moving_mean, layer.moving_variance)
-    )
+
+    def float64(weight):
+        return np.asarray(keras.ops.convert_to_numpy(weight), "float64")
+
     if getattr(layer, "debias", False):
-        mean, variance = (
-            functional.debiased(value, layer.momentum, layer.count.numpy().astype("float64")).numpy()
-            for value in (mean, variance)
-        )
-    return mean, variance
+        mean, variance = MovingAverages(layer).for_inference(float64)
+        return mean.numpy(), variance.numpy()
+    return float64(layer.moving_mean), float64(layer.moving_variance)
 
 
 def scale_and_shift(layer: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +146,7 @@ def observe(
     Yields:
         Pairs of layer and observation, in the order of their calls.
     """
-    order = []
+    order: list = []
 
     def observations(x):
         pairs = []
@@ -214,7 +213,7 @@ def batch_moments(layer: Any, x: tf.Tensor, mask: tf.Tensor | None) -> list[tf.T
 
 
 def activation_after(layer: Any) -> str | None:
-    """Return the name of the activation, such as "relu", that alone takes the output of `layer`; else None."""
+    """Return the name of the activation that alone takes the output of `layer`, such as "relu", or None."""
     names = [_activation(operation) for operation in consumers(layer)]
     return names[0] if len(names) == 1 else None
 

@@ -54,9 +54,8 @@ def moments(
         synchronized: whether to take the sums over all replicas of the current strategy, with one
             collective for the shift and one for the rest. Default False.
 
-    Returns:
-        `Moments`. `mean`, `variance` and `count` have the shape ``[1, ..., C, ..., 1]``, or one that
-        broadcasts to it. A channel without a single value has mean and variance 0.
+    `mean`, `variance` and `count` have the shape ``[1, ..., C, ..., 1]``, or one that broadcasts to it. A
+    channel without a single value has mean and variance 0.
 
     >>> x = tf.constant([[1.0, 10.0], [3.0, 30.0]])
     >>> result = moments(x, axes=[0])
@@ -72,13 +71,8 @@ def moments(
     count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), tf.constant(axes, tf.int32))), x.dtype)
     if synchronized:
         return values.about_mean(count)
-    return kernels.choose(
-        x,
-        axes,
-        lambda: values.about_zero_or_mean(count),
-        lambda: values.about_mean(count),
-        least=500_000,
-    )
+    fused, plain = (lambda: values.about_zero_or_mean(count)), (lambda: values.about_mean(count))
+    return kernels.choose(x, axes, fused, plain, least=500_000)
 
 
 @dataclass(frozen=True)
@@ -95,14 +89,11 @@ class _Values:
 
     def about_mean(self, count: tf.Tensor) -> Moments:
         """Take the mean first, then the moments about it."""
-        sums = [self._sum(self.x), count]
-        total, count_of_all = sum_over_replicas(sums, self.synchronized)
-        mean = tf.math.divide_no_nan(total, count_of_all)
+        total, count = sum_over_replicas([self._sum(self.x), count], self.synchronized)
+        mean = tf.math.divide_no_nan(total, count)
+        shift = kernels.pinned(tf.stop_gradient(mean))
         batch = self._about(
-            kernels.pinned(tf.stop_gradient(mean)),
-            count_of_all,
-            lambda values: kernels.channel_sum(tf.square(values), self.axes),
-            mean,
+            shift, count, lambda values: kernels.channel_sum(tf.square(values), self.axes), mean
         )
         # Differences from a mean near zero are rounded, all in one direction: there the sum is better.
         near_zero = tf.square(mean) <= batch.variance
@@ -185,7 +176,8 @@ def pool_over_replicas(batch: Moments) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]
         [batch.count * distance, batch.count * (batch.variance + tf.square(distance))]
     )
     offset = tf.math.divide_no_nan(first, count)
-    return shift + offset, _variance(second, count, offset), count
+    variance = _variance(second, count, offset)
+    return shift + offset, variance, count
 
 
 def unbiased_variance(variance: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -251,12 +243,8 @@ def average_over_ghosts(
 
         sum(count * mean) / sum(count), and so the variance, the sums over the first axis
 
-    Args:
-        mean, variance: tensors ``[G, 1, ..., C]``, one row a ghost batch.
-        count: tensor that broadcasts to them.
-
-    Returns:
-        Mean, variance and the sum of `count`, ``[1, ..., C]``.
+    `mean` and `variance` are ``[G, 1, ..., C]``, one row a ghost batch; `count` broadcasts to them. The
+    results, with the sum of `count`, are ``[1, ..., C]``.
 
     >>> mean, variance = tf.constant([[1.0], [4.0]]), tf.constant([[2.0], [2.0]])
     >>> averages = average_over_ghosts(mean, variance, count=tf.constant([[2.0], [1.0]]))
