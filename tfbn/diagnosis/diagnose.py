@@ -25,7 +25,7 @@ from tfbn.layers import inspection
 SATURATED_OUTPUT = 4.0  # sigmoid and tanh are flat beyond
 SATURATED_SHARE = 0.95  # of the outputs of a saturated channel that are beyond
 NEAR_EPSILON = 10  # times epsilon: a variance below that is near it
-LONGEST_NAME = 24  # characters of a layer's name in the table
+LONGEST_NAME = 22  # characters of a layer's name, so that the table keeps to 80
 WAY_TITLES = {
     "moving": "moving averages, as in use",
     "batch": "statistics of batches of {batch_size}",
@@ -34,7 +34,7 @@ WAY_TITLES = {
 }
 LAYER_HEADER = ("layer", "channels", "mean off by", "variance x", "near eps", "dead", "satur.", "noise")
 LAYER_NOTES = (
-    "mean off by: moving mean from the data's, median and largest channel, in standard deviations",
+    "mean off by: distance of the means in standard deviations, median (largest)",
     "variance x: moving variance over the data's, smallest to largest channel",
     "near eps, dead, satur.: channels with a variance near epsilon, dead, saturated",
     "noise: scatter of the means of batches, in standard deviations",
@@ -122,7 +122,7 @@ def diagnose(
     Raises:
         ValueError, TypeError: as in `recalibrate`.
 
-    >>> from tfbn.layers.batch_normalization import BatchNormalization
+    >>> from tfbn import BatchNormalization
     >>> x = np.random.default_rng(0).normal(5, 1, [200, 3]).astype("float32")
     >>> model = keras.Sequential([keras.Input([3]), BatchNormalization(name="norm"), keras.layers.Dense(2)])
     >>> diagnosis = diagnose(model, x)
