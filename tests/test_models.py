@@ -14,7 +14,7 @@ def kinds(model):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "expected"),
+    ("arguments", "expected"),
     [
         ({}, "dense norm act dense norm act dense"),
         ({"use_batchnorm": False}, "dense act dense act dense"),
@@ -27,8 +27,8 @@ def kinds(model):
         ),
     ],
 )
-def test_layers_stand_where_the_knobs_say(knobs, expected):
-    model = tfbn.Model(**{"input_dim": 6, "output_dim": 4, **knobs})
+def test_layers_stand_where_the_arguments_say(arguments, expected):
+    model = tfbn.Model(**{"input_dim": 6, "output_dim": 4, **arguments})
     assert kinds(model) == expected
     assert isinstance(model, keras.Model)
     x = np.zeros([3, *model.input_shape[1:]], "float32")
@@ -39,10 +39,10 @@ def test_layers_stand_where_the_knobs_say(knobs, expected):
     "kernel_initializer", ["glorot_uniform", "he_normal", 0.05, keras.initializers.Orthogonal()]
 )
 @pytest.mark.parametrize("position", ["before_activation", "after_activation", "input"])
-def test_same_seed_same_kernels_with_and_without_batchnorm(kernel_initializer, position):
-    def kernels(**knobs):
+def test_kernels_depend_on_the_seed_and_not_on_batchnorm(kernel_initializer, position):
+    def kernels(**arguments):
         model = tfbn.Model(
-            (8, 8, 1), 4, conv_filters=(3,), dropout=0.5, kernel_initializer=kernel_initializer, **knobs
+            (8, 8, 1), 4, conv_filters=(3,), dropout=0.5, kernel_initializer=kernel_initializer, **arguments
         )
         return [weight.numpy() for weight in model.weights if weight.name == "kernel"]
 
@@ -59,7 +59,7 @@ def test_same_seed_same_kernels_with_and_without_batchnorm(kernel_initializer, p
     assert len({kernel.ravel()[0] for kernel in plain}) == len(plain), "layers must not share a seed"
 
 
-def test_a_number_is_the_standard_deviation_of_a_normal():
+def test_a_number_initializes_kernels_by_a_normal_distribution():
     kernel = (
         tfbn.Model(500, 2, hidden_dims=(400,), kernel_initializer=0.03, seed=0).layers[1].kernel.numpy()
     )
@@ -68,7 +68,7 @@ def test_a_number_is_the_standard_deviation_of_a_normal():
     assert np.mean(np.abs(kernel) < 0.03) == pytest.approx(0.6827, abs=0.01)
 
 
-def test_weight_decay_dropout_and_bias():
+def test_weight_decay_dropout_and_bias_take_effect():
     model = tfbn.Model(
         6, 4, (5,), weight_decay=0.1, dropout=0.4, use_bias=False, use_batchnorm=False, seed=0
     )
@@ -80,13 +80,13 @@ def test_weight_decay_dropout_and_bias():
     assert (model(x, training=True) != model(x, training=True)).numpy().any()
 
 
-def test_options_reach_every_norm():
+def test_batchnorm_options_reach_every_norm():
     model = tfbn.Model(6, 4, batchnorm_options={"momentum": 0.5, "scale": False})
     norms = [layer for layer in model.layers if isinstance(layer, BN)]
     assert [(norm.momentum, norm.scale) for norm in norms] == [(0.5, False)] * 2
 
 
-def test_keras_fits_saves_and_reloads_it(tmp_path, blobs):
+def test_keras_fits_saves_and_reloads_a_model(tmp_path, blobs):
     model = tfbn.Model(8, 3, dropout=0.1, weight_decay=1e-4, kernel_initializer=0.1, activation="tanh")
     model.layers[1].trainable = False
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -101,7 +101,7 @@ def test_keras_fits_saves_and_reloads_it(tmp_path, blobs):
     again.fit(*blobs.train, verbose=0)
 
 
-def test_reloads_in_the_precision_it_was_built_in(tmp_path, blobs):
+def test_a_model_reloads_in_its_own_precision(tmp_path, blobs):
     model = tfbn.Model(8, 3, dtype="mixed_bfloat16")
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
@@ -110,17 +110,25 @@ def test_reloads_in_the_precision_it_was_built_in(tmp_path, blobs):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "error", "message"),
+    ("arguments", "error", "message"),
     [
         ({"hidden_dims": ()}, ValueError, "`hidden_dims` must not be empty"),
-        ({"hidden_dims": (32, 0)}, ValueError, "(32, 0)"),
-        ({"hidden_dims": (-3,)}, ValueError, "positive"),
-        ({"hidden_dims": (2.5,)}, TypeError, "(2.5,)"),
+        (
+            {"hidden_dims": (32, 0)},
+            ValueError,
+            "`hidden_dims[1]` must be an integer, 1 or more. Received: hidden_dims[1]=0",
+        ),
+        ({"hidden_dims": (-3,)}, ValueError, "hidden_dims[0]=-3"),
+        ({"hidden_dims": (2.5,)}, TypeError, "hidden_dims[0]=2.5"),
         ({"hidden_dims": "32"}, TypeError, "`hidden_dims`"),
         ({"input_dim": 0}, ValueError, "`input_dim`"),
         ({"output_dim": 0}, ValueError, "`output_dim`"),
         ({"output_dim": (2, 3)}, ValueError, "`output_dim`"),
-        ({"norm_position": "before"}, ValueError, "before_activation, after_activation, input"),
+        (
+            {"norm_position": "before"},
+            ValueError,
+            "['before_activation', 'after_activation', 'input']. Received: norm_position='before'",
+        ),
         ({"dropout": 1.0}, ValueError, "dropout=1.0"),
         ({"weight_decay": -1}, ValueError, "weight_decay=-1"),
         ({"kernel_initializer": -0.1}, ValueError, "kernel_initializer=-0.1"),
@@ -130,9 +138,10 @@ def test_reloads_in_the_precision_it_was_built_in(tmp_path, blobs):
         ({"conv_filters": (4, 4, 4), "input_dim": (6, 6, 1)}, ValueError, "6x6"),
         ({"batchnorm_options": {"momentum": 2}}, ValueError, "`momentum`"),
         ({"seed": -1}, ValueError, "`seed`"),
+        ({"seed": True}, TypeError, "seed=True"),
     ],
 )
-def test_bad_knobs(knobs, error, message):
+def test_model_rejects_arguments_outside_their_range(arguments, error, message):
     with pytest.raises(error) as raised:
-        tfbn.Model(**{"input_dim": 6, "output_dim": 4, **knobs})
+        tfbn.Model(**{"input_dim": 6, "output_dim": 4, **arguments})
     assert message in str(raised.value)

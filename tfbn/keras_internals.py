@@ -11,23 +11,32 @@ import tensorflow as tf
 
 
 def flatten_layers(layer: Any, include_self: bool = True) -> list:
-    """Return all layers within `layer`, those inside wrappers and layers of one's own included.
+    """Return all layers within `layer`, including those inside wrappers and custom layers.
 
     The public `Model.layers` leaves those out.
     """
     return list(layer._flatten_layers(include_self=include_self))
 
 
+def consumers(layer: Any) -> list:
+    """Return the operations that take the output of `layer`, in a functional or sequential model.
+
+    A layer of a subclassed model has none: such a model has no graph.
+    """
+    return [node.operation for node in layer._outbound_nodes]
+
+
 def under_xla() -> bool:
     """Return whether XLA will compile what is being traced.
 
-    True where TensorFlow no longer tells: what is written for XLA is right outside of it, too, only slower.
+    Return True if this TensorFlow cannot answer: code written for XLA is right elsewhere too, only slower.
     """
     try:
         from tensorflow.python.ops import control_flow_util
-    except ImportError:
+
+        return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+    except (ImportError, AttributeError):
         return True
-    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
 def symbolic_build(model: Any, batch: tuple) -> None:

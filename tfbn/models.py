@@ -1,13 +1,17 @@
-"""`Model`: a dense or convolutional network from a few knobs."""
+"""`Model`: a dense or convolutional network from a few arguments."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbn.foundation.arguments import choice, integer
 from tfbn.layers.batch_normalization import BatchNormalization
 
 NORM_POSITIONS = ("before_activation", "after_activation", "input")
@@ -22,45 +26,44 @@ class Model(keras.Model):
 
     It is a functional `keras.Model`: `summary`, `fit`, `save`, `export` and the rest work on it.
 
-    Two models of the same `seed` start from the same kernels, whether or not they have batch norm:
-    every kernel is drawn from `seed` and its place in the network alone.
+    Two models with the same `seed` start from the same kernels, with or without batch norm: every kernel
+    depends on `seed` and on its place in the network alone.
 
     Args:
-        input_dim: int, the length of a flat input, or a shape such as ``(28, 28, 1)``, channels last.
-        output_dim: int, the number of classes.
-        hidden_dims: ints, the width of each hidden dense layer. Default (32, 32).
-        use_batchnorm: bool, whether there are `BatchNormalization` layers. Default True.
+        input_dim: the length of a flat input, or a shape such as ``(28, 28, 1)``, channels last.
+        output_dim: the number of classes.
+        hidden_dims: the width of each hidden dense layer. Default (32, 32).
+        use_batchnorm: whether there are `BatchNormalization` layers. Default True.
         activation: a Keras activation or its name. Default "relu".
         norm_position: where the norm stands: "before_activation" (default; section 3.2 of the
             paper), "after_activation", or "input", which is ahead of every dense or convolutional
-            layer, the last included.
-        batchnorm_options: dict of arguments for every `BatchNormalization`. Default None. In the scope of a
-            `tf.distribute` strategy of several replicas ``synchronized=True`` is added where nothing was
-            said of it, so that they train as one device does with the whole batch.
-        kernel_initializer: a Keras initializer, its name, or a float: the standard deviation of a
-            normal distribution. An initializer's own seed gives way to one for each layer. Default
+            layer, including the last.
+        batchnorm_options: arguments for every `BatchNormalization`. Default None. In the scope of a
+            `tf.distribute` strategy of several replicas ``synchronized=True`` is added unless the options
+            set it, so that the replicas train as one device does with the whole batch.
+        kernel_initializer: a Keras initializer, its name, or a number: the standard deviation of a
+            normal distribution. A seed for each layer replaces an initializer's own seed. Default
             "glorot_uniform", as in Keras.
-        use_bias: bool, whether hidden layers have a bias, which ahead of a norm has no effect.
+        use_bias: whether hidden layers have a bias, which ahead of a norm has no effect.
             Default True, so that both arms of a comparison differ in the norm alone.
-        dropout: float in [0, 1), the share of each hidden layer's units dropped in training.
-            Default 0.
-        weight_decay: float >= 0, the factor of an L2 penalty ``weight_decay * sum(kernel**2)`` on
-            every kernel. Default 0.
-        conv_filters: ints, one for each convolutional block ahead of the dense layers: a 3x3
-            convolution to so many channels with "same" padding, and 2x2 max pooling. Needs an input
+        dropout: the share of each hidden layer's units dropped in training, in [0, 1). Default 0.
+        weight_decay: the factor of an L2 penalty ``weight_decay * sum(kernel**2)`` on every kernel, 0 or
+            more. Default 0.
+        conv_filters: the channels of each convolutional block ahead of the dense layers: a 3x3
+            convolution with "same" padding, and 2x2 max pooling. Needs an input
             ``(height, width, channels)``. Default ().
         dtype: a Keras dtype policy or its name, such as "mixed_bfloat16". Default None: the global
             policy.
-        seed: int >= 0, or None (default) for one from Python's generator, which
+        seed: integer, 0 or more. Default None: drawn from Python's generator, which
             `keras.utils.set_random_seed` determines.
-        name: str, the name of the model. Default None: one that Keras makes.
+        name: the name of the model. Default None: a name that Keras makes.
 
     Shapes:
         ``[N, input_dim] -> [N, output_dim]`` or ``[N, *input_dim] -> [N, output_dim]``.
 
     Raises:
-        ValueError: a knob is outside its range.
-        TypeError: a knob is of the wrong type.
+        ValueError: an argument is outside its range.
+        TypeError: an argument is of the wrong type.
 
     >>> model = Model(784, 10, hidden_dims=(32, 32), use_batchnorm=True, seed=0)
     >>> model(np.zeros([5, 784], "float32")).shape
@@ -74,106 +77,58 @@ class Model(keras.Model):
 
     def __init__(
         self,
-        input_dim,
-        output_dim,
-        hidden_dims=(32, 32),
-        use_batchnorm=True,
-        activation="relu",
-        norm_position="before_activation",
-        batchnorm_options=None,
-        kernel_initializer="glorot_uniform",
-        use_bias=True,
-        dropout=0.0,
-        weight_decay=0.0,
-        conv_filters=(),
-        dtype=None,
-        seed=None,
-        name=None,
-    ):
+        input_dim: int | Sequence[int],
+        output_dim: int,
+        hidden_dims: int | Sequence[int] = (32, 32),
+        use_batchnorm: bool = True,
+        activation: str | Callable | None = "relu",
+        norm_position: str = "before_activation",
+        batchnorm_options: dict[str, Any] | None = None,
+        kernel_initializer: str | float | keras.initializers.Initializer = "glorot_uniform",
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        weight_decay: float = 0.0,
+        conv_filters: int | Sequence[int] = (),
+        dtype: str | keras.DTypePolicy | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ) -> None:
         input_shape = _sizes("input_dim", input_dim)
         hidden_dims = _sizes("hidden_dims", hidden_dims)
         conv_filters = _sizes("conv_filters", conv_filters, at_least=0)
         (output_dim,) = _sizes("output_dim", output_dim, at_most=1)
-        if norm_position not in NORM_POSITIONS:
-            raise ValueError(
-                f"`norm_position` must be one of {', '.join(NORM_POSITIONS)}. "
-                f"Received: norm_position={norm_position!r}."
-            )
+        choice("norm_position", norm_position, NORM_POSITIONS)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be within [0, 1). Received: dropout={dropout!r}.")
         if not 0 <= weight_decay < float("inf"):
             raise ValueError(f"`weight_decay` must be 0 or more. Received: weight_decay={weight_decay!r}.")
-        if conv_filters and len(input_shape) != 3:
-            raise ValueError(
-                "`conv_filters` needs images, an `input_dim` of (height, width, channels). "
-                f"Received: input_dim={input_dim!r}."
-            )
-        if conv_filters and min(input_shape[:2]) < 2 ** len(conv_filters):
-            raise ValueError(
-                f"`conv_filters` has {len(conv_filters)} blocks, each of which halves the image, but "
-                f"the image is {input_shape[0]}x{input_shape[1]}. Use fewer blocks."
-            )
-        if seed is None:
-            seed = random.randrange(2**31)
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ValueError(f"`seed` must be an integer, 0 or more, or None. Received: seed={seed!r}.")
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            options = batchnorm_options or {}
-            if options.get("virtual_batch_size") is None:
-                batchnorm_options = {"synchronized": True, **options}
+        _check_images(input_shape, conv_filters)
+        seed = random.randrange(2**31) if seed is None else integer("seed", seed, at_least=0)
+        batchnorm_options = _synchronized_on_replicas(batchnorm_options)
         dtype = keras.dtype_policies.get(dtype)
         initializer = as_initializer(kernel_initializer)
-        activation = keras.activations.get(activation)
-
-        kernels = 0
-
-        def kernel_options():
-            # The index of the kernel, which a norm in between does not change, picks its seed.
-            nonlocal kernels
-            kernels += 1
-            config = initializer.get_config()
-            if "seed" in config:
-                config["seed"] = _derive(seed, kernels)
-            return dict(
-                dtype=dtype,
-                kernel_initializer=type(initializer).from_config(config),
-                kernel_regularizer=keras.regularizers.L2(weight_decay) if weight_decay else None,
-            )
-
-        def norm(x, position):
-            if not use_batchnorm or position != norm_position:
-                return x
-            return BatchNormalization(dtype=dtype, **(batchnorm_options or {}))(x)
-
-        def block(x, affine):
-            x = affine(norm(x, "input"))
-            x = norm(x, "before_activation")
-            x = keras.layers.Activation(activation, dtype=dtype)(x)
-            return norm(x, "after_activation")
-
-        inputs = x = keras.Input(input_shape)
-        for filters in conv_filters:
-            x = block(
-                x,
-                keras.layers.Conv2D(filters, 3, padding="same", use_bias=use_bias, **kernel_options()),
-            )
-            x = keras.layers.MaxPooling2D(dtype=dtype)(x)
-        if len(x.shape) > 2:
-            x = keras.layers.Flatten(dtype=dtype)(x)
-        for width in hidden_dims:
-            x = block(x, keras.layers.Dense(width, use_bias=use_bias, **kernel_options()))
-            if dropout:
-                x = keras.layers.Dropout(dropout, seed=_derive(seed, -kernels), dtype=dtype)(x)
-        logits = keras.layers.Dense(output_dim, **kernel_options())(norm(x, "input"))
-
+        activation_function = keras.activations.get(activation)
+        layers = _Layers(
+            norm_position=norm_position if use_batchnorm else None,
+            norm_options=batchnorm_options or {},
+            activation=activation_function,
+            initializer=initializer,
+            use_bias=use_bias,
+            dropout=dropout,
+            weight_decay=weight_decay,
+            dtype=dtype,
+            seed=seed,
+        )
+        inputs = keras.Input(input_shape)
+        logits = layers.logits(inputs, conv_filters, hidden_dims, output_dim)
         super().__init__(inputs, logits, name=name)
         self.dtype_policy = dtype  # Keras asks the model itself whether the loss has to be scaled.
-        self._knobs = dict(
+        self._arguments = dict(
             input_dim=input_shape if len(input_shape) > 1 else input_shape[0],
             output_dim=output_dim,
             hidden_dims=hidden_dims,
             use_batchnorm=use_batchnorm,
-            activation=keras.activations.serialize(activation),
+            activation=keras.activations.serialize(activation_function),
             norm_position=norm_position,
             batchnorm_options=batchnorm_options,
             kernel_initializer=keras.initializers.serialize(initializer),
@@ -184,17 +139,19 @@ class Model(keras.Model):
             seed=seed,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, and which layers are trainable."""
         return {
-            **self._knobs,
-            # What may have changed since: layers frozen, and the precision of all.
+            **self._arguments,
+            # What may have changed since: frozen layers, and the precision of all.
             "dtype": keras.dtype_policies.serialize(self.layers[-1].dtype_policy),
             "trainable": [layer.trainable for layer in self.layers],
             "name": self.name,
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> Model:
+        """Build the model of `get_config`, with new weights."""
         config = dict(config)
         trainable = config.pop("trainable")
         model = cls(**config)
@@ -203,28 +160,118 @@ class Model(keras.Model):
         return model
 
 
+@dataclass
+class _Layers:
+    """The layers of a `Model`, which share their options.
+
+    `norm_position` is None without batch norm. `kernels` counts the kernels so far: norms in between do not
+    change a kernel's index, which determines its seed.
+    """
+
+    norm_position: str | None
+    norm_options: dict[str, Any]
+    activation: Callable
+    initializer: keras.initializers.Initializer
+    use_bias: bool
+    dropout: float
+    weight_decay: float
+    dtype: keras.DTypePolicy
+    seed: int
+    kernels: int = 0
+
+    def logits(self, x, conv_filters, hidden_dims, output_dim):
+        for filters in conv_filters:
+            x = self.convolutional_block(x, filters)
+        if len(x.shape) > 2:
+            x = keras.layers.Flatten(dtype=self.dtype)(x)
+        for width in hidden_dims:
+            x = self.dense_block(x, width)
+        output = keras.layers.Dense(output_dim, **self._kernel_options())
+        return output(self._norm(x, "input"))
+
+    def convolutional_block(self, x, filters):
+        x = self._block(x, keras.layers.Conv2D(filters, 3, padding="same", **self._hidden_options()))
+        return keras.layers.MaxPooling2D(dtype=self.dtype)(x)
+
+    def dense_block(self, x, width):
+        x = self._block(x, keras.layers.Dense(width, **self._hidden_options()))
+        if not self.dropout:
+            return x
+        seed = _derive(self.seed, -self.kernels)
+        return keras.layers.Dropout(self.dropout, seed=seed, dtype=self.dtype)(x)
+
+    def _block(self, x, affine):
+        x = affine(self._norm(x, "input"))
+        x = self._norm(x, "before_activation")
+        x = keras.layers.Activation(self.activation, dtype=self.dtype)(x)
+        return self._norm(x, "after_activation")
+
+    def _norm(self, x, position):
+        if position != self.norm_position:
+            return x
+        return BatchNormalization(dtype=self.dtype, **self.norm_options)(x)
+
+    def _hidden_options(self):
+        return {"use_bias": self.use_bias, **self._kernel_options()}
+
+    def _kernel_options(self):
+        self.kernels += 1
+        config = self.initializer.get_config()
+        if "seed" in config:
+            config["seed"] = _derive(self.seed, self.kernels)
+        return dict(
+            dtype=self.dtype,
+            kernel_initializer=type(self.initializer).from_config(config),
+            kernel_regularizer=keras.regularizers.L2(self.weight_decay) if self.weight_decay else None,
+        )
+
+
+def _derive(seed, index):
+    """Return a seed for the `index`th kernel of the network (or, negative, for the dropout after it)."""
+    return int(np.random.SeedSequence([seed, index % 2**32]).generate_state(1)[0] >> 1)
+
+
 def _sizes(name, value, at_least=1, at_most=None):
-    """`value` as a tuple of positive ints: a single number stands for a tuple of one."""
-    sizes = (value,) if np.ndim(value) == 0 else tuple(value)
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-            raise TypeError(f"`{name}` must be made of integers. Received: {name}={value!r}.")
-        if size < 1:
-            raise ValueError(f"`{name}` must be made of positive integers. Received: {name}={value!r}.")
+    """Return a tuple of positive integers; a single number becomes a tuple of one."""
+    if np.ndim(value) == 0:
+        return (integer(name, value, at_least=1),)
+    sizes = tuple(integer(f"{name}[{index}]", size, at_least=1) for index, size in enumerate(value))
     if len(sizes) < at_least:
         raise ValueError(
             f"`{name}` must not be empty. Received: {name}={value!r}. Give one number or more."
         )
     if at_most is not None and len(sizes) > at_most:
         raise ValueError(f"`{name}` must be a single integer. Received: {name}={value!r}.")
-    return tuple(int(size) for size in sizes)
+    return sizes
 
 
-def as_initializer(value):
-    """A Keras initializer, from its name, or from the standard deviation of a normal distribution.
+def _check_images(input_shape, conv_filters):
+    if conv_filters and len(input_shape) != 3:
+        raise ValueError(
+            "`conv_filters` needs images, an `input_dim` of (height, width, channels). "
+            f"Received: input_dim={input_shape}."
+        )
+    if conv_filters and min(input_shape[:2]) < 2 ** len(conv_filters):
+        raise ValueError(
+            f"`conv_filters` has {len(conv_filters)} blocks, each of which halves the image, but "
+            f"the image is {input_shape[0]}x{input_shape[1]}. Use fewer blocks."
+        )
+
+
+def _synchronized_on_replicas(options):
+    """Return the options of batch norm, synchronized under a strategy of several replicas."""
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    if not several or (options or {}).get("virtual_batch_size") is not None:
+        return options
+    return {"synchronized": True, **(options or {})}
+
+
+def as_initializer(value: str | float | keras.initializers.Initializer) -> keras.initializers.Initializer:
+    """Return a Keras initializer, from its name or from the standard deviation of a normal distribution.
 
     Raises:
-        ValueError, TypeError: there is no such initializer.
+        ValueError: the number is negative or not finite, or Keras knows no initializer of this name.
+        TypeError: `value` is not a name, a number or an initializer.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not 0 <= value < float("inf"):
@@ -240,8 +287,3 @@ def as_initializer(value):
             f"deviation. Received: kernel_initializer={value!r}."
         )
     return initializer
-
-
-def _derive(seed, index):
-    """A seed for the `index`th kernel of the network (or, negative, for the dropout after it)."""
-    return int(np.random.SeedSequence([seed, index % 2**32]).generate_state(1)[0] >> 1)

@@ -35,7 +35,7 @@ def x(rng):
 
 
 @BATCHNORM_CLASSES
-def test_numbers_are_those_of_the_data(x, kind):
+def test_layer_numbers_equal_those_of_the_data(x, kind):
     model = norm_alone(kind, mean=[4, 0, -1], variance=[4, 3, 0.25])
     (row,) = tfbn.diagnose(model, x, batch_size=50).layers
     data = x.astype("float64")
@@ -50,7 +50,7 @@ def test_numbers_are_those_of_the_data(x, kind):
 
 
 @BATCHNORM_CLASSES
-def test_ways_are_those_of_the_words(x, kind):
+def test_scores_in_each_way_equal_those_in_numpy(x, kind):
     """Loss, accuracy and flips from outputs that plain NumPy computes."""
     model, y = norm_alone(kind, mean=3.0, variance=2.0), (x[:, 1] > 0).astype(int)
     kernel, bias = (w.numpy().astype("float64") for w in model.layers[-1].weights)
@@ -79,7 +79,7 @@ def test_ways_are_those_of_the_words(x, kind):
         assert ways[name] == pytest.approx(way, rel=1e-3), name
 
 
-def test_the_model_is_as_before(x):
+def test_diagnose_leaves_the_model_unchanged(x):
     model = norm_alone(mean=3.0)
     before = model.get_weights()
     tfbn.diagnose(model, (x, np.zeros(203)))
@@ -87,7 +87,7 @@ def test_the_model_is_as_before(x):
         np.testing.assert_array_equal(now, then)
 
 
-def test_lag_is_named_and_recalibration_mends_it(mnist):
+def test_lag_is_found_and_recalibration_mends_it(mnist):
     """100 steps at a momentum of 0.99, as in a short first training."""
     keras.utils.set_random_seed(0)
     model = tfbn.Model(784, 10, (100,), seed=0)
@@ -115,7 +115,7 @@ def test_lag_is_named_and_recalibration_mends_it(mnist):
         (lambda x: norm_alone(mean=9.0, debias=True), 10, "not the data, or not the weights"),
     ],
 )
-def test_findings(x, make, steps, said):
+def test_findings_name_the_reason(x, make, steps, said):
     model = make(x)
     if hasattr(model.layers[0], "count"):
         model.layers[0].count.assign(np.full(3, 1000.0))
@@ -133,7 +133,7 @@ def test_findings(x, make, steps, said):
         (lambda: keras.layers.ReLU(negative_slope=0.1), (0, 0), "No fault found"),
     ],
 )
-def test_dead_and_saturated_channels(x, behind, counts, said):
+def test_dead_and_saturated_channels_are_counted(x, behind, counts, said):
     model = tfbn.recalibrate(norm_alone(behind=behind()), x)
     model.layers[0].beta.assign([-40.0, 0.0, -40.0])
     diagnosis = tfbn.diagnose(model, x)
@@ -141,25 +141,25 @@ def test_dead_and_saturated_channels(x, behind, counts, said):
     assert said in diagnosis.findings[0]
 
 
-def test_a_channel_that_lives_in_the_first_batch_alone_is_not_dead(x):
+def test_a_channel_alive_in_one_batch_only_is_not_dead(x):
     x[:32, 0] += 50
     model = tfbn.recalibrate(norm_alone(behind=keras.layers.ReLU()), x)
     assert np.asarray(model.layers[0](x))[32:, 0].max() < 0
     assert tfbn.diagnose(model, x).layers[0]["dead"] == 0
 
 
-def test_constant_inputs_are_near_epsilon(x):
+def test_constant_inputs_count_as_near_epsilon(x):
     (row,) = tfbn.diagnose(norm_alone(), x * [1, 0, 1]).layers
     assert row["near_epsilon"] == 1
 
 
-def test_small_batches_are_noisy(x):
+def test_small_batches_are_found_noisy(x):
     diagnosis = tfbn.diagnose(norm_alone(), x, batch_size=2)
     assert diagnosis.layers[0]["noise"] > 0.5
     assert any("larger or better mixed batches" in said for said in diagnosis.findings)
 
 
-def test_without_labels_and_with_one_output(x):
+def test_scores_without_labels_or_classes_are_none(x):
     assert tfbn.diagnose(norm_alone(), x).ways["batch"]["accuracy"] is None
     model = keras.Sequential([keras.Input([3]), tfbn.BatchNormalization(), keras.layers.Dense(1)])
     ways = tfbn.diagnose(model, (x, x[:, 0]), loss="mse").ways
@@ -168,7 +168,7 @@ def test_without_labels_and_with_one_output(x):
     assert "-" in tfbn.diagnose(model, x).table()
 
 
-def test_binary_classifiers(rng, x):
+def test_scores_of_binary_classifiers_equal_those_of_keras(rng, x):
     y = (x[:, 0] > 5).astype(int)
     for last, logits in (("sigmoid", False), (None, True)):
         model = keras.Sequential(
@@ -187,7 +187,7 @@ def test_binary_classifiers(rng, x):
             assert ways["moving"]["accuracy"] == pytest.approx(np.mean(votes == y))
 
 
-def test_a_loss_by_name_takes_labels_in_a_row(x):
+def test_a_loss_by_name_accepts_flat_labels(x):
     """A function, unlike a class of Keras', does not bring labels and outputs into one shape."""
     y = (x[:, 0] > 5).astype(int)
     last = keras.layers.Dense(1, activation="sigmoid")
@@ -196,7 +196,7 @@ def test_a_loss_by_name_takes_labels_in_a_row(x):
     assert usual.ways["moving"] == pytest.approx(named.ways["moving"], rel=1e-5)
 
 
-def test_a_softmax_anywhere_and_data_in_another_order_each_time(x):
+def test_scores_allow_an_inner_softmax_and_shuffled_data(x):
     """Keras' own evaluation knows the loss; a shuffled set is read in another order by each pass."""
     y = x.argmax(1)
     inputs = keras.Input([3])
@@ -227,12 +227,12 @@ def test_two_outputs_are_not_scored(x):
 @pytest.mark.parametrize(
     "labels", [lambda x: 2 * x[:, :2], lambda x: np.full(len(x), 2), lambda x: x[:, 0]]
 )
-def test_labels_that_are_no_classes_need_a_loss(x, labels):
+def test_diagnose_rejects_labels_that_are_not_classes_without_a_loss(x, labels):
     with pytest.raises(ValueError, match="classes from 0 to 1, as integers or one-hot"):
         tfbn.diagnose(norm_alone(), (x, labels(x)))
 
 
-def test_labels_go_to_a_loss_as_they_are(x):
+def test_labels_reach_a_loss_unchanged(x):
     y = 2 * x[:, :2]
     model = norm_alone()
     expected = np.mean((np.asarray(model(x), "float64") - y) ** 2)
@@ -245,12 +245,12 @@ def test_labels_go_to_a_loss_as_they_are(x):
 
 
 @pytest.mark.parametrize(("steps", "error"), [(-1, ValueError), (2.5, TypeError), (True, TypeError)])
-def test_bad_steps(x, steps, error):
+def test_diagnose_rejects_steps_that_are_not_a_count(x, steps, error):
     with pytest.raises(error, match=f"steps={steps}"):
         tfbn.diagnose(norm_alone(), x, steps=steps)
 
 
-def test_steps_from_the_count_of_a_debiased_layer(x):
+def test_steps_default_to_the_count_of_a_debiased_layer(x):
     model = norm_alone(debias=True)
     model.layers[0].count.assign(np.zeros(3))
     for _ in range(7):
@@ -258,7 +258,7 @@ def test_steps_from_the_count_of_a_debiased_layer(x):
     assert tfbn.diagnose(model, x).layers[0]["steps"] == 7
 
 
-def test_several_inputs_in_a_dict(x):
+def test_diagnose_accepts_several_inputs_in_a_dict(x):
     inputs = {"left": keras.Input([3], name="left"), "right": keras.Input([3], name="right")}
     joined = tfbn.BatchNormalization()(keras.layers.Add()([inputs["left"], inputs["right"]]))
     model = keras.Model(inputs, keras.layers.Dense(2)(joined))
@@ -266,7 +266,17 @@ def test_several_inputs_in_a_dict(x):
     np.testing.assert_allclose(row["mean_error"], abs(x.mean(0)) / np.sqrt(x.var(0) + 1e-3), rtol=1e-3)
 
 
-def test_text_json_and_figure(x, tmp_path):
+def test_table_keeps_to_80_columns(x, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    model = norm_alone(mean=3.0)
+    model.layers[0].name = "block_17_batch_normalization_12"
+    layers, ways, _ = tfbn.diagnose(model, x).table().split("\n\n")
+    lines = [*layers.splitlines(), *ways.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("batch_normalization_12 ") for line in lines)
+
+
+def test_table_json_and_figure_have_the_numbers(x, tmp_path):
     diagnosis = tfbn.diagnose(norm_alone(mean=3.0), (x, x[:, 0] > 5))
     table = diagnosis.table()
     for words in (

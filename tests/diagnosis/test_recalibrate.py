@@ -52,7 +52,7 @@ def test_each_layer_has_the_statistics_of_its_inputs(rng, kind, shape, unbiased)
         np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
 
 
-def test_other_weights_stay(rng):
+def test_recalibrate_keeps_all_other_weights(rng):
     model = net(tfbn.BatchNormalization)
     statistics = {
         w.path for layer in inspection.find_batchnorms(model) for w in layer.non_trainable_variables
@@ -78,7 +78,7 @@ def test_other_weights_stay(rng):
     ],
     ids=["pair", "batches of 7", "pairs of 40", "list of batches", "list of pairs", "tensor", "Data"],
 )
-def test_all_kinds_of_data_give_the_same(rng, make):
+def test_all_kinds_of_data_give_the_same_statistics(rng, make):
     x = rng.normal(5, 1, [50, 6]).astype("float32")
     wanted = tfbn.recalibrate(net(KERAS), x).get_weights()
     data = make(x)
@@ -110,7 +110,7 @@ def test_one_pass_normalises_by_batches(rng):
     [{"momentum": None}, {"debias": True}, {"renorm": True}, {"unbiased": True}, {"axis": [1, 2]}],
     ids=str,
 )
-def test_every_kind_of_layer_normalises_by_it(rng, options):
+def test_every_kind_of_layer_normalises_by_its_new_statistics(rng, options):
     shape = (3, 2) if "axis" in options else (3,)
     layer = tfbn.BatchNormalization(epsilon=1e-9, **options)
     model = keras.Sequential([keras.Input(shape), layer])
@@ -143,7 +143,7 @@ def test_masked_values_do_not_count(rng, kind):
     np.testing.assert_allclose(layer.moving_variance, seen.var(0), rtol=1e-5)
 
 
-def test_nested_subclassed_and_shared_layers(rng):
+def test_nested_subclassed_and_shared_layers_are_recalibrated(rng):
     class Mine(keras.Model):
         def __init__(self):
             super().__init__()
@@ -165,7 +165,7 @@ def test_nested_subclassed_and_shared_layers(rng):
     np.testing.assert_allclose(model.norm.moving_variance, both.var(0), rtol=1e-4)
 
 
-def test_interrupted_at_the_second_layer_the_first_is_as_it_was(rng):
+def test_an_interrupt_at_the_second_layer_restores_the_first(rng):
     model = net(tfbn.BatchNormalization)
     before = model.get_weights()
 
@@ -179,7 +179,7 @@ def test_interrupted_at_the_second_layer_the_first_is_as_it_was(rng):
         np.testing.assert_array_equal(now, then)
 
 
-def test_several_inputs(rng):
+def test_recalibrate_accepts_several_inputs(rng):
     a, b = keras.Input([3], name="a"), keras.Input([2], name="b")
     norm = tfbn.BatchNormalization()
     x, z = rng.normal(2, 3, [40, 3]).astype("float32"), rng.normal(5, 1, [40, 2]).astype("float32")
@@ -191,7 +191,7 @@ def test_several_inputs(rng):
         np.testing.assert_allclose(norm.moving_mean, wanted, rtol=1e-5)
 
 
-def test_what_float16_does_not_hold_is_refused(rng):
+def test_recalibrate_rejects_statistics_too_large_for_float16(rng):
     model = keras.Sequential([keras.Input([3]), KERAS(dtype="float16")])
     before = model.get_weights()
     with pytest.raises(ValueError, match=r"moving_variance .* float16 does not hold"):
@@ -199,13 +199,13 @@ def test_what_float16_does_not_hold_is_refused(rng):
     np.testing.assert_array_equal(model.get_weights(), before)
 
 
-def test_progress_is_told(rng):
-    told = []
+def test_on_batch_gets_layer_and_batch(rng):
+    calls = []
     model = net(tfbn.BatchNormalization)
     x = rng.normal(size=[50, 6]).astype("float32")
-    tfbn.recalibrate(model, x, batch_size=32, on_batch=lambda *now: told.append(now))
+    tfbn.recalibrate(model, x, batch_size=32, on_batch=lambda *now: calls.append(now))
     names = [layer.name for layer in inspection.find_batchnorms(model)]
-    assert told == [(names[0], 0, 1), (names[0], 0, 2), (names[1], 1, 1), (names[1], 1, 2)]
+    assert calls == [(names[0], 0, 1), (names[0], 0, 2), (names[1], 1, 1), (names[1], 1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_progress_is_told(rng):
     ],
     ids=["empty", "shape", "lengths", "iterator", "NaN", "empty dataset", "number"],
 )
-def test_bad_data_leaves_the_model_as_it_was(data, error, message):
+def test_bad_data_leaves_the_model_unchanged(data, error, message):
     model = net(tfbn.BatchNormalization)
     before = model.get_weights()
     with pytest.raises(error, match=message):
@@ -240,11 +240,11 @@ def test_bad_data_leaves_the_model_as_it_was(data, error, message):
     ],
     ids=["no model", "not built", "no layer"],
 )
-def test_bad_models(model, error, message):
+def test_recalibrate_rejects_models_without_built_batchnorm(model, error, message):
     with pytest.raises(error, match=message):
         tfbn.recalibrate(model, np.zeros([4, 2], "float32"))
 
 
-def test_bad_batch_size():
+def test_recalibrate_rejects_a_batch_size_of_zero():
     with pytest.raises(ValueError, match="batch_size=0"):
         tfbn.recalibrate(net(KERAS), np.zeros([4, 6], "float32"), batch_size=0)

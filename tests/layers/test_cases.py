@@ -1,6 +1,7 @@
 """One table of cases, every option among them, through every way a layer is run, saved and shared."""
 
 import copy
+import inspect
 import json
 
 import keras
@@ -98,7 +99,7 @@ def assert_averages(layer, oracle, tolerance=2e-6):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("name", "masked"), BOTH, ids=IDS)
-def test_outputs_averages_and_gradients_as_in_numpy(name, masked, way, rng):
+def test_outputs_averages_and_gradients_equal_those_in_numpy(name, masked, way, rng):
     layer, oracle = twins(name, rng)
 
     def step(x, dy, mask):
@@ -149,7 +150,7 @@ def model_of(name):
     return keras.Model(inputs, layer(inputs)), layer
 
 
-def test_reloaded_in_a_fresh_process(rng, tmp_path, python):
+def test_saved_layers_reload_in_a_fresh_process(rng, tmp_path, python):
     """.keras needs `import tfbn` alone; a SavedModel not even that, and takes any batch size."""
     arrays, shown = {}, {}
     for number, name in enumerate(CASES):
@@ -197,7 +198,7 @@ print(json.dumps([errors, configs]))
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", CASES)
-def test_in_half_precision_as_in_full(name, dtype, rng):
+def test_half_precision_equals_full_up_to_the_output(name, dtype, rng):
     """Computed in float32 on the rounded input: only the output is rounded."""
     half, oracle = twins(name, rng, dtype=dtype)
     x = tf.cast(batch(name, rng, False)[0], half.compute_dtype)
@@ -210,7 +211,7 @@ def test_in_half_precision_as_in_full(name, dtype, rng):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_trainable_toggled(name, rng):
+def test_a_frozen_layer_infers_and_trains_on_once_thawed(name, rng):
     """Frozen, it infers and keeps its averages, whatever `training` says; thawed, it goes on."""
     layer, oracle = twins(name, rng)
     x, _, _ = batch(name, rng, False)
@@ -225,7 +226,7 @@ def test_trainable_toggled(name, rng):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_shared_by_two_calls(name, rng):
+def test_a_layer_called_twice_moves_its_averages_in_order(name, rng):
     """Each call normalises by its own batch and moves the averages, in order."""
     layer, oracle = twins(name, rng)
     xs = [batch(name, rng, False, mean)[0] for mean in (3.0, -1.0)]
@@ -236,7 +237,7 @@ def test_shared_by_two_calls(name, rng):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_config_round_trip(name):
+def test_config_survives_json(name):
     _, options = CASES[name]
     layer = tfbn.BatchNormalization(**options, name="norm")
     again = tfbn.BatchNormalization.from_config(json.loads(json.dumps(layer.get_config())))
@@ -244,9 +245,7 @@ def test_config_round_trip(name):
     assert {key: layer.get_config()[key] for key in options} == options
 
 
-def test_the_table_holds_every_option():
-    import inspect
-
+def test_table_has_every_option():
     tried = {key for _, options in CASES.values() for key in options}
     ours = inspect.signature(tfbn.BatchNormalization.__init__).parameters.values()
     theirs = inspect.signature(keras.layers.BatchNormalization.__init__).parameters

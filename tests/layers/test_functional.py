@@ -1,9 +1,12 @@
+"""Batch normalization of tensors: outputs, and derivatives up to the third, against float64."""
+
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
 
-from tfbn.layers import functional
+from tfbn.layers.functional import batch_normalize, renorm_corrections
+from tfbn.layers.moments import moments
 
 EPSILON = 1e-3
 SHAPES = [
@@ -36,9 +39,7 @@ def case(rng, shape, axis, masked, dtype=np.float32, mean=0.0, stddev=1.0):
 
 
 def normalized(x, gamma, beta, axes, mask):
-    return functional.batch_normalize(
-        x, functional.moments(x, axes, mask), gamma, beta, EPSILON, axes, mask
-    )
+    return batch_normalize(x, moments(x, axes, mask), gamma, beta, EPSILON, axes, mask)
 
 
 def outputs_and_gradients(axes):
@@ -87,7 +88,7 @@ def test_forward_and_backward_follow_the_paper(rng, shape, axis, masked, way):
 @pytest.mark.parametrize(
     ("shape", "axis"), [((256, 8), -1), ((2560, 200), -1), ((8, 32, 32, 64), -1), ((16, 8, 8, 4), 1)]
 )
-def test_exact_however_far_the_mean_is_from_zero(rng, shape, axis, masked):
+def test_results_are_exact_however_far_the_mean_is_from_zero(rng, shape, axis, masked):
     """The second and third shape are large enough for the kernels of the fast path."""
     steps = {}
     for mean in (0.0, 1.0, 1e2, 1e3, 1e4):
@@ -122,7 +123,7 @@ def derivatives(axes, mask):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_derivatives_against_finite_differences(rng, masked, order):
+def test_derivatives_equal_finite_differences(rng, masked, order):
     c = case(rng, (6, 3), -1, masked, dtype=np.float64)
     function = derivatives(c["axes"], c["mask"])[order - 1]
     arguments = [tf.constant(c[name]) for name in ("x", "gamma", "beta")]
@@ -133,7 +134,7 @@ def test_derivatives_against_finite_differences(rng, masked, order):
 
 @pytest.mark.parametrize("mean", [0.0, 50.0])
 @pytest.mark.parametrize("order", [2, 3])
-def test_derivatives_of_the_fast_path(rng, order, mean):
+def test_derivatives_of_the_fast_path_equal_those_without_it(rng, order, mean):
     """In float32 by TensorFlow's kernels as in float64 without them, whose differences are tested above."""
     c = case(rng, (8, 15, 16, 288), -1, masked=False, mean=mean)  # of no known multiple of 64 rows
 
@@ -150,55 +151,10 @@ def test_derivatives_of_the_fast_path(rng, order, mean):
             assert reference.error(measured[part], expected[part]) < 1e-5, (batch, part)
 
 
-def test_moments_of_a_mask_are_those_of_the_values_left(rng):
-    x = rng.normal(3, 2, [10, 4]).astype("float32")
-    keep = np.array([1, 1, 0, 1, 0, 0, 1, 1, 1, 0], bool)
-    x[2] = np.nan  # A masked value must not matter, whatever it is.
-    got = functional.moments(tf.constant(x), [0], np.broadcast_to(keep[:, None], x.shape))
-    assert reference.error(got.mean[0], x[keep].astype("float64").mean(0)) < 1e-6
-    assert reference.error(got.variance[0], x[keep].astype("float64").var(0)) < 1e-6
-    np.testing.assert_array_equal(got.count[0], keep.sum())
-
-
-@pytest.mark.parametrize("mean", [5.0, 1e4])
-@pytest.mark.parametrize("first", [6, 5, 11, 12], ids=["even", "uneven", "one row", "empty"])
-@pytest.mark.parametrize("masked", [False, True])
-def test_two_replicas_synchronized_equal_one_device(rng, two_replicas, masked, first, mean):
-    """The shared moments, and dx through them, are those of both shards put together."""
-    x, dy = rng.normal([[[mean]], [[0]]], 2, [2, 12, 3]).astype("float32")
-    gamma, beta = np.full([1, 3], 1.5, "float32"), np.full([1, 3], -0.5, "float32")
-    keep = np.broadcast_to(rng.random([12, 1]) < 0.6, [12, 3])
-
-    def run(x, dy, mask, synchronized):
-        mask = mask if masked else None
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            batch = functional.moments(x, [0], mask, synchronized)
-            y = functional.batch_normalize(x, batch, gamma, beta, EPSILON, [0], mask, synchronized)
-        return y, tape.gradient(y, x, dy), batch.mean, batch.variance
-
-    whole = run(tf.constant(x), tf.constant(dy), tf.constant(keep), False)
-    shards = [
-        two_replicas.experimental_distribute_values_from_function(
-            lambda context, values=values: tf.constant(
-                np.split(values, [first])[context.replica_id_in_sync_group]
-            )
-        )
-        for values in (x, dy, keep)
-    ]
-    both = tf.function(lambda *shard: two_replicas.run(run, (*shard, True)))(*shards)
-    both = [two_replicas.experimental_local_results(value) for value in both]
-    for measured, expected in zip(both[:2], whole[:2], strict=True):
-        assert reference.error(tf.concat(measured, 0), expected) < 1e-6
-    for measured, expected in zip(both[2:], whole[2:], strict=True):
-        for replica in measured:
-            assert reference.error(replica, expected) < 1e-6
-
-
 @pytest.mark.parametrize(
     ("clipping", "r", "d"),
     [({}, 4.0, -3.0), ({"rmax": 3.0, "dmax": 2.0}, 3.0, -2.0), ({"rmin": 5.0}, 5.0, -3.0)],
 )
-def test_renorm_corrections(clipping, r, d):
-    got = functional.renorm_corrections(tf.constant(-5.0), tf.constant(8.0), 1.0, 2.0, clipping)
-    assert [float(value) for value in got] == [r, d]
+def test_renorm_corrections_are_clipped(clipping, r, d):
+    corrections = renorm_corrections(tf.constant(-5.0), tf.constant(8.0), 1.0, 2.0, clipping)
+    assert [float(value) for value in corrections] == [r, d]

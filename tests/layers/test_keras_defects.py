@@ -19,7 +19,7 @@ def replicas_of(strategy, values):
 
 
 def train_on_replicas(kind, strategy, shards, masks=None, **options):
-    """A layer after one batch in shards; what each replica put out and keeps."""
+    """A layer after one batch in shards; the outputs and averages of each replica."""
     with strategy.scope():
         layer = kind(momentum=0.5, **options)
         layer.build([None, *shards[0].shape[1:]])
@@ -105,7 +105,7 @@ def k7_a_mask_with_one_channel_first(kind, strategy, rng):
     assert reference.error(y, (x - kept.mean()) / np.sqrt(kept.var() + 1e-3)) < 2e-6
 
 
-def k8_averages_under_bfloat16_arrive(kind, strategy, rng):
+def k8_averages_under_bfloat16_converge(kind, strategy, rng):
     layer = kind(dtype="bfloat16", momentum=0.99)
     x = tf.cast(rng.normal(2, 1, [64, 3]), "bfloat16")
     step = tf.function(lambda: layer(x, training=True))
@@ -114,7 +114,7 @@ def k8_averages_under_bfloat16_arrive(kind, strategy, rng):
     assert reference.error(layer.moving_mean, np.mean(np.asarray(x, "float64"), axis=0)) < 1e-4
 
 
-def k9_impossible_numbers_are_refused(kind, strategy, rng):
+def k9_impossible_numbers_are_rejected(kind, strategy, rng):
     for options in ({"momentum": 1.5}, {"epsilon": -1}):
         try:
             kind(**options)
@@ -134,13 +134,13 @@ def k10_several_axes(kind, strategy, rng):
     assert layer.moving_mean.shape == (4, 5)
 
 
-def k13_messages_say_what_came(kind, strategy, rng):
+def k13_messages_name_the_values_received(kind, strategy, rng):
     with pytest.raises(ValueError) as raised:
         kind(renorm=True, renorm_clipping={"rmax": 1.5, "rmin": 2.5})
     assert "1.5" in str(raised.value) and "2.5" in str(raised.value)
 
 
-def k14_training_as_a_tensor(kind, strategy, rng):
+def k14_training_may_be_a_tensor(kind, strategy, rng):
     x = rng.normal(3, 2, [16, 3]).astype("float32")
     by_tensor, by_bool = kind(), kind()
     step = tf.function(lambda training: by_tensor(x, training=training))
@@ -159,29 +159,29 @@ DEFECTS = [
     (k5_empty_and_nan_batches_move_nothing, AssertionError),
     (k6_a_fully_masked_batch_moves_nothing, AssertionError),
     (k7_a_mask_with_one_channel_first, IndexError),
-    (k8_averages_under_bfloat16_arrive, AssertionError),
-    (k9_impossible_numbers_are_refused, AssertionError),
+    (k8_averages_under_bfloat16_converge, AssertionError),
+    (k9_impossible_numbers_are_rejected, AssertionError),
     (k10_several_axes, TypeError),
-    (k13_messages_say_what_came, AssertionError),
-    (k14_training_as_a_tensor, (TypeError, tf.errors.OperatorNotAllowedInGraphError)),
+    (k13_messages_name_the_values_received, AssertionError),
+    (k14_training_may_be_a_tensor, (TypeError, tf.errors.OperatorNotAllowedInGraphError)),
 ]
 NAMES = [check.__name__ for check, _ in DEFECTS]
 
 
 @pytest.mark.parametrize("check", [check for check, _ in DEFECTS], ids=NAMES)
-def test_right_here(check, two_replicas, rng):
+def test_tfbn_is_right(check, two_replicas, rng):
     check(tfbn.BatchNormalization, two_replicas, rng)
 
 
 @pytest.mark.parametrize(("check", "failure"), DEFECTS, ids=NAMES)
-def test_wrong_in_keras(check, failure, two_replicas, rng):
-    """Should this fail, Keras has mended it: strike the claim from the README."""
+def test_keras_is_wrong(check, failure, two_replicas, rng):
+    """If this fails, Keras has mended the defect: remove the claim from the README."""
     with pytest.raises(failure):
         check(KERAS, two_replicas, rng)
 
 
 @pytest.mark.parametrize("kind", [KERAS, tfbn.BatchNormalization])
-def test_k11_gradient_accumulation(kind, rng):
+def test_k11_root_of_momentum_makes_up_for_gradient_accumulation(kind, rng):
     """Four updates an optimizer step: the root of the momentum keeps as much a step as it did."""
     x = rng.normal(7, 2, [64, 3]).astype("float32")
 
@@ -197,7 +197,7 @@ def test_k11_gradient_accumulation(kind, rng):
     np.testing.assert_allclose(1 - moving_mean(0.9**0.25) / x.mean(0), 0.9, atol=0.02)
 
 
-def test_k12_statistics_of_averaged_weights(rng):
+def test_k12_reset_statistics_become_those_of_averaged_weights(rng):
     """After use_ema the statistics are those of other weights; reset and seen again, of these."""
     x = rng.normal(3, 2, [128, 4]).astype("float32")
     layer = tfbn.BatchNormalization(momentum=None)

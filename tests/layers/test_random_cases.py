@@ -1,6 +1,6 @@
 """Random shapes, axes, masks, options and data against the float64 oracle.
 
-500 cases by default; TFBN_RANDOM_CASES=10000 pytest tests/test_random_cases.py for more.
+500 cases by default; TFBN_RANDOM_CASES=10000 pytest tests/layers/test_random_cases.py for more.
 """
 
 import os
@@ -63,7 +63,7 @@ def cases(draw):
 
 @hypothesis.settings(max_examples=NUMBER, deadline=None, derandomize=True, database=None)
 @hypothesis.given(cases())
-def test_as_in_numpy(case):
+def test_random_cases_equal_those_in_numpy(case):
     shape, mask_shape, options, data = case
     rng = np.random.default_rng(data["seed"])
     layer, oracle = tfbn.BatchNormalization(**options), reference.Layer(shape, **options)

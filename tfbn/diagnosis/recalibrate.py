@@ -1,9 +1,12 @@
-"""`recalibrate`: the statistics of the data in place of moving averages."""
+"""`recalibrate`: replace moving averages by the statistics of the data."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -11,40 +14,49 @@ from tfbn.data.adapters import batch_reader
 from tfbn.layers import inspection
 
 
-def recalibrate(model, data, batch_size=256, unbiased=False, one_pass=False, on_batch=None):
+def recalibrate(
+    model: keras.Model,
+    data: Any,
+    batch_size: int = 256,
+    unbiased: bool = False,
+    one_pass: bool = False,
+    on_batch: Callable[[str | None, int, int], Any] | None = None,
+) -> keras.Model:
     """Set each batch norm layer's statistics to the mean and variance of its inputs over all of `data`.
 
         mean     = sum(count * mean_of_batch) / sum(count)
         variance = sum(count * (variance_of_batch + (mean_of_batch - mean)**2)) / sum(count)
 
-    Moving averages lag behind the weights, and after averaging weights they belong to none. Layer after
-    layer, as here, each one's inputs are those of the network that will be used: the layers before it have
-    their new statistics already. That reads the data once a layer. `one_pass` reads it once: all layers
-    then normalise by their batches while the statistics are taken, so those behind the first depend on
-    `batch_size` (as in PyTorch's `update_bn`). A layer that is called several times gets the statistics of
-    all calls together; where one call's inputs come from another's output, that is by its old averages.
+    Moving averages lag behind the weights, and averaged weights have no moving averages of their own. Here
+    the layers are set one after the other: each one's inputs are those of the final network, because the
+    layers before it have their new statistics already. That reads the data once a layer.
+
+    `one_pass` reads the data once. All layers then normalise by their batches while the statistics are
+    taken, so those behind the first depend on `batch_size` (as in PyTorch's `update_bn`). A layer that is
+    called several times gets the statistics of all calls together. If one call's inputs come from another's
+    output, that output is by its old averages.
 
     Gamma, beta and all other weights stay as they are. Dropout and the like are off.
 
     Args:
         model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed in place.
         data: inputs, an array or a dict or list of arrays; ``(inputs, labels)``, the labels unused; a
-            `tfbn.data.Data`, of which the training split is taken; or batches that can be read
-            repeatedly, such as a `tf.data.Dataset`.
-        batch_size: int, examples a batch, where `data` is not in batches already. Default 256.
-        unbiased: bool, whether to apply Bessel's correction to the variance, as Algorithm 2 does and
-            PyTorch. Default False, as in Keras; a layer of ``unbiased=True`` has it in any case.
-        one_pass: bool. Default False.
-        on_batch: function that is told the layer's name (None in one pass), the number of layers that
-            are done, and the number of the batch. Default None.
+            `tfbn.data.Data`, whose training split is used; or batches that can be read repeatedly, such
+            as a `tf.data.Dataset`.
+        batch_size: examples a batch, where `data` is not in batches already. Default 256.
+        unbiased: whether to apply Bessel's correction to the variance, as Algorithm 2 and PyTorch do.
+            Default False, as in Keras; a layer with ``unbiased=True`` always has it.
+        one_pass: whether to read the data only once. Default False.
+        on_batch: function that is called with the layer's name (None in one pass), the number of layers
+            that are done, and the number of the batch. Default None.
 
     Returns:
         `model`.
 
     Raises:
         ValueError: no batch norm layer, a layer without a value, inputs that are not finite or of a wrong
-            shape. The statistics are then as they were.
-        TypeError: `data` can be read but once.
+            shape. The statistics are then unchanged.
+        TypeError: `data` can be read only once.
 
     >>> import keras
     >>> from tfbn import BatchNormalization
@@ -59,13 +71,12 @@ def recalibrate(model, data, batch_size=256, unbiased=False, one_pass=False, on_
     read = batch_reader(model, data, batch_size)
     saved = model.get_weights()
     try:
-        calls = _calls(model, layers, next(read())[0])
+        calls = _numbers_of_calls(model, layers, next(read())[0])
         groups = [list(calls)] if one_pass else [[layer] for layer in calls]
         for done, group in enumerate(groups):
-            tell = functools.partial(on_batch or _silent, None if one_pass else group[0].name, done)
-            stop_after = None if one_pass else calls[group[0]]
-            populations = _populations(model, group, read, stop_after, tell)
-            for layer, population in populations.items():
+            name, stop_after = (None, None) if one_pass else (group[0].name, calls[group[0]])
+            progress = functools.partial(on_batch, name, done) if on_batch else None
+            for layer, population in _populations(model, group, read, stop_after, progress).items():
                 population.check(layer)
                 bessel = unbiased or getattr(layer, "unbiased", False)
                 variance = population.variance(unbiased=bessel)
@@ -76,18 +87,16 @@ def recalibrate(model, data, batch_size=256, unbiased=False, one_pass=False, on_
     return model
 
 
-def _silent(*_):
-    pass
-
-
 class Population:
     """Mean and variance of each channel of a layer's inputs, from those of its batches, in float64."""
 
-    def __init__(self):
-        self.count = self.mean = self.squares = 0.0
+    def __init__(self) -> None:
+        self.count: Any = 0.0
+        self.mean: Any = 0.0
+        self.squares: Any = 0.0
 
-    def add(self, moments):
-        """Let the `batchnorms.moments` of a batch join."""
+    def add(self, moments: Iterable) -> None:
+        """Add a batch by its `inspection.batch_moments`."""
         count, shift, offset, variance = (value.numpy().astype("float64") for value in moments)
         mean = shift + offset
         total = self.count + count
@@ -97,10 +106,12 @@ class Population:
         self.mean = self.mean + distance * share
         self.count = total
 
-    def variance(self, unbiased=False):
+    def variance(self, unbiased: bool = False) -> np.ndarray:
+        """Return the variance of each channel, by default the biased one."""
         return self.squares / np.maximum(self.count - bool(unbiased), 1)
 
-    def check(self, layer):
+    def check(self, layer: Any) -> None:
+        """Raise ValueError if a channel of `layer` has no value, or one that is not finite."""
         if not np.all(self.count):
             raise ValueError(f"Layer {layer.name!r} saw no value in some channel: all are masked.")
         if not np.isfinite(self.mean + self.squares).all():
@@ -110,34 +121,35 @@ class Population:
             )
 
 
-def _calls(model, layers, x):
-    """Those of `layers` that run in inference, in their order, and how often each is called."""
+def _numbers_of_calls(model, layers, x):
+    """Return how often each of `layers` is called in inference, in the order of the first calls."""
     calls = {}
 
     def count(layer, x, mask):
         calls[layer] = calls.get(layer, 0) + 1
         return x
 
-    with inspection.Intercepted(layers, count):
-        # Traced alone, nothing is computed.
+    with inspection.calls_replaced(layers, count):
+        # Tracing alone computes nothing.
         tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(x)
     return calls
 
 
 def _populations(model, layers, read, stop_after, on_batch):
-    """The populations of the inputs of `layers`; all of them normalise by their batches.
+    """Return the populations of the inputs of `layers`, which all normalise by their batches.
 
-    With `stop_after`, the model runs to that call of the one layer, and it normalises by its averages.
+    With `stop_after`, the model runs to that call of the single layer, which normalises by its averages.
     """
-    run = inspection.by_batch if stop_after is None else inspection.by_averages
+    by_batch = stop_after is None
+    normalize = inspection.normalize_by_batch if by_batch else inspection.normalize_by_averages
 
     def call(layer, x, mask):
-        return inspection.moments(layer, x, mask), run(layer, x, mask)
+        return inspection.batch_moments(layer, x, mask), normalize(layer, x, mask)
 
     populations = {layer: Population() for layer in layers}
-    batches_seen = inspection.observe(model, layers, read, call, stop_after)
-    for number, batch in enumerate(batches_seen, 1):
+    for number, batch in enumerate(inspection.observe(model, layers, read, call, stop_after), 1):
         for layer, moments in batch:
             populations[layer].add(moments)
-        on_batch(number)
+        if on_batch:
+            on_batch(number)
     return populations

@@ -1,78 +1,96 @@
-"""How well a model does where its batch norm layers normalise by one statistic or another."""
+"""Loss, accuracy and changed predictions of a model whose batch norm layers use other statistics."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 
 from tfbn.layers import inspection
 
-# In place of the layers; None as they are.
-WAYS = {
+# What replaces the calls of the layers; None: nothing.
+REPLACEMENTS: dict[str, Callable | None] = {
     "moving": None,
-    "batch": inspection.by_batch,
+    "batch": inspection.normalize_by_batch,
     "recalibrated": None,
-    "single": functools.partial(inspection.by_batch, examples=False),
+    "single": functools.partial(inspection.normalize_by_batch, per_example=True),
 }
-KEYS = ("loss", "accuracy", "flips")
+SCORES = ("loss", "accuracy", "flips")
 
 
-def scores(model, layers, read, renewed, loss):
-    """Loss, accuracy and changed predictions in each of WAYS, from one pass over the data.
+def scores(
+    model: keras.Model,
+    layers: Sequence,
+    read: Callable[[], Iterator],
+    recalibrated: Sequence[np.ndarray],
+    loss: Callable | None,
+) -> tuple[dict[str, dict[str, float | None]], int, int]:
+    """Score a model in each way of REPLACEMENTS, in one pass over the data.
 
     Args:
         model, layers: the model, and its batch norm layers.
-        read: function that gives an iterator over batches ``(x, y)``.
-        renewed: arrays for the variables of `layers` that are the recalibrated ones. In the end the
-            variables are as they were.
-        loss: a Keras loss of labels as they are, or None for cross-entropy of classes.
+        read: function that returns an iterator over batches ``(x, y)``.
+        recalibrated: arrays for the variables of `layers`, which are unchanged at the end.
+        loss: a Keras loss of the labels. None: cross-entropy of classes.
 
     Returns:
-        dict of way to a dict of loss, accuracy and flips, None where there is none; the number of examples;
-        and that of the largest batch.
+        For each way a dict of loss, accuracy and flips, None where it is not defined; the number of
+        examples; and that of the largest batch.
 
     Raises:
-        ValueError: there is no `loss`, and the labels are no classes.
+        ValueError: there is no `loss`, and the labels are not classes.
     """
+    is_logits = None
+    sums: dict[str, dict[str, float]] = {way: {} for way in REPLACEMENTS}
+    sizes = []
+    for outputs, y, size in _batch_outputs(model, layers, read, recalibrated):
+        sizes.append(size)
+        if not all(getattr(output, "ndim", 0) == 2 for output in outputs.values()):
+            continue
+        outputs = {way: np.asarray(output, "float32") for way, output in outputs.items()}
+        if is_logits is None:
+            is_logits = not inspection.gives_probabilities(model, outputs["moving"])
+        for way, output in outputs.items():
+            for key, value in _score(output, outputs["moving"], y, loss, is_logits).items():
+                sums[way][key] = sums[way].get(key, 0.0) + value * size
+    total = sum(sizes)
+    means = {
+        way: {key: way_sums[key] / total if key in way_sums else None for key in SCORES}
+        for way, way_sums in sums.items()
+    }
+    return means, total, max(sizes)
+
+
+def _batch_outputs(model, layers, read, recalibrated):
+    """Yield for each batch the outputs in each way, the labels, and the number of examples."""
     variables = [variable for layer in layers for variable in layer.variables]
     usual = [variable.numpy() for variable in variables]
 
     def outputs(ways, x):
-        found = {}
+        results = {}
         for way in ways:
-            stand_in = inspection.Intercepted(layers, WAYS[way]) if WAYS[way] else contextlib.nullcontext()
-            with stand_in:
-                found[way] = model(x, training=False)
-        return found
+            call = REPLACEMENTS[way]
+            with inspection.calls_replaced(layers, call) if call else contextlib.nullcontext():
+                results[way] = model(x, training=False)
+        return results
 
-    run, logits, sums, sizes = None, None, {way: {} for way in WAYS}, []
+    run_usual = run_recalibrated = None
     for x, y in read():
-        if run is None:
-            ways = ["moving", "batch", "single"], ["recalibrated"]
-            run = [inspection.compiled(model, functools.partial(outputs, part), x) for part in ways]
-        found = run[0](x)
-        _assign(variables, renewed)
+        if run_usual is None:
+            run_usual, run_recalibrated = (
+                inspection.compiled(model, functools.partial(outputs, ways), x)
+                for ways in (["moving", "batch", "single"], ["recalibrated"])
+            )
+        results = run_usual(x)
+        _assign(variables, recalibrated)
         try:
-            found |= run[1](x)
+            results |= run_recalibrated(x)
         finally:
             _assign(variables, usual)
-        sizes.append(len(keras.tree.flatten(x)[0]))
-        if all(getattr(output, "ndim", 0) == 2 for output in found.values()):
-            found = {way: np.asarray(output, "float32") for way, output in found.items()}
-            logits = (
-                not inspection.gives_probabilities(model, found["moving"]) if logits is None else logits
-            )
-            for way, output in found.items():
-                for key, value in _score(output, found["moving"], y, loss, logits).items():
-                    sums[way][key] = sums[way].get(key, 0.0) + value * sizes[-1]
-    total = sum(sizes)
-    shares = {
-        way: {key: sums[way][key] / total if key in sums[way] else None for key in KEYS} for way in WAYS
-    }
-    return shares, total, max(sizes)
+        yield results, y, len(keras.tree.flatten(x)[0])
 
 
 def _assign(variables, values):
@@ -80,50 +98,43 @@ def _assign(variables, values):
         variable.assign(value)
 
 
-def _score(output, usual, labels, loss, logits):
-    """Those of KEYS that there are, for one batch."""
+def _score(output, usual, labels, loss, is_logits):
+    """Return the SCORES that are defined for one batch; `usual` is the output under moving averages."""
     number = output.shape[-1]
-    votes, score = _votes(output, logits), {}
-    classes = None
-    if labels is not None:
-        labels = np.asarray(labels)
-        classes = _classes(labels, number)
-    # A single output may be a number rather than a vote: then labels tell.
+    predictions, score = _predictions(output, is_logits), {}
+    labels = None if labels is None else np.asarray(labels)
+    classes = None if labels is None else _classes(labels, number)
+    # A single output may be a number rather than a class: the labels decide.
     if number > 1 or classes is not None:
-        score["flips"] = float(np.mean(votes != _votes(usual, logits)))
+        score["flips"] = float(np.mean(predictions != _predictions(usual, is_logits)))
     if classes is not None:
-        score["accuracy"] = float(np.mean(votes == classes))
+        score["accuracy"] = float(np.mean(predictions == classes))
     if labels is not None and loss is not None:
-        score["loss"] = float(
-            np.mean(loss(labels[:, None] if number == labels.ndim == 1 else labels, output))
-        )
+        targets = labels[:, None] if number == labels.ndim == 1 else labels
+        score["loss"] = float(np.mean(loss(targets, output)))
     elif classes is not None:
-        score["loss"] = float(_cross_entropy(number, logits)(classes[:, None], output))
+        losses = keras.losses
+        kind = losses.BinaryCrossentropy if number == 1 else losses.SparseCategoricalCrossentropy
+        score["loss"] = float(kind(from_logits=is_logits)(classes[:, None], output))
     elif labels is not None and number > 1:
         raise ValueError(
-            f"The labels must be classes from 0 to {number - 1}, as integers or one-hot. Received a batch "
+            f"The labels must be classes from 0 to {number - 1}, as integers or one-hot. Received: a batch "
             f"of shape {labels.shape}, from {labels.min()} to {labels.max()}. Give a `loss` for others."
         )
     return score
 
 
-def _votes(output, logits):
+def _predictions(output, is_logits):
     if output.shape[-1] > 1:
         return output.argmax(-1)
-    return (output > (0 if logits else 0.5)).ravel()
+    return (output > (0 if is_logits else 0.5)).ravel()
 
 
 def _classes(labels, number):
-    """Labels as integers, or None if they are no classes."""
+    """Return labels as integers, or None if they are not classes."""
     if labels.ndim == 2 and labels.shape[1] == number > 1:
         one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()
         return labels.argmax(1) if one_hot else None
     fits = labels.ndim == 1 or labels.shape[1:] == (1,)
     fits = fits and (labels == np.floor(labels)).all() and labels.min() >= 0
     return labels.ravel().astype(int) if fits and labels.max() < max(number, 2) else None
-
-
-def _cross_entropy(number, logits):
-    losses = keras.losses
-    kind = losses.BinaryCrossentropy if number == 1 else losses.SparseCategoricalCrossentropy
-    return kind(from_logits=logits)

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
+from collections.abc import Sequence
+from typing import Any
 
 from tfbn.foundation.arguments import integer, number
 
-SINGLE_VALUE = ("normalize", "warn", "moving", "raise")
-OWN_AVERAGES = "renorm keeps averages of its own, of the standard deviation, to which it does not apply"
+SINGLE_VALUE_CHOICES = ("normalize", "warn", "moving", "raise")
+CLIPPING_BOUNDS = ("rmax", "rmin", "dmax")
+MOST_BROADCAST_GROUPS = 5  # groups of neighbouring axes over which TensorFlow broadcasts
+RENORM_AVERAGES = "renorm keeps averages of its own, of the standard deviation, to which it does not apply"
 CONTRADICTIONS = [
-    ("renorm=True", "momentum=None", OWN_AVERAGES),
-    ("renorm=True", "unbiased=True", OWN_AVERAGES),
-    ("renorm=True", "debias=True", OWN_AVERAGES),
+    ("renorm=True", "momentum=None", RENORM_AVERAGES),
+    ("renorm=True", "unbiased=True", RENORM_AVERAGES),
+    ("renorm=True", "debias=True", RENORM_AVERAGES),
     ("renorm=True", "virtual_batch_size", "renorm corrects one batch by the averages, not several"),
     ("renorm=True", "test_local_stats=True", "renorm is for inference by the averages"),
     ("renorm=True", "single_value='moving'", "renorm normalises by its averages already"),
-    ("debias=True", "momentum=None", "a mean over all batches holds nothing of its initial value"),
+    ("debias=True", "momentum=None", "a mean over all batches contains nothing of its initial value"),
     ("debias=True", "momentum=1", "averages that never move have no updates to correct by"),
-    ("virtual_batch_size", "synchronized=True", "one parts a replica's batch, one joins them all"),
+    ("virtual_batch_size", "synchronized=True", "one splits a replica's batch, the other joins them all"),
 ]
 
 
-def axes(name, value):
-    """An int, or a list of different ints."""
-    if not isinstance(value, (list, tuple)):
-        return integer(name, value)
-    value = [integer(name, axis) for axis in value]
-    if not value or len(set(value)) < len(value):
+def check_axis(axis: Any) -> int | list[int]:
+    """Return an integer, or a list of different integers."""
+    if not isinstance(axis, (list, tuple)):
+        return integer("axis", axis)
+    axes = [integer("axis", one) for one in axis]
+    if not axes or len(set(axes)) < len(axes):
         raise ValueError(
-            f"`{name}` must be an integer or a list of different integers. Received: {name}={value}."
+            f"`axis` must be an integer or a list of different integers. Received: axis={axes}."
         )
-    return value
+    return axes
 
 
-def momentum(name, value):
+def check_momentum(name: str, value: Any) -> float:
+    """Return a number from 0 to 1 as a float."""
     if not 0 <= number(name, value) <= 1:
         raise ValueError(
             f"`{name}` must be within [0, 1]: the share of the average that an update keeps. "
@@ -43,44 +49,42 @@ def momentum(name, value):
     return float(value)
 
 
-def positive(name, value):
-    if not 0 < number(name, value) < float("inf"):
+def check_epsilon(epsilon: Any) -> float:
+    """Return a positive, finite number as a float."""
+    if not 0 < number("epsilon", epsilon) < math.inf:
         raise ValueError(
-            f"`{name}` must be a positive, finite number. Received: {name}={value!r}. The default is 0.001."
+            f"`epsilon` must be a positive, finite number. Received: epsilon={epsilon!r}. Default: 0.001."
         )
-    return float(value)
+    return float(epsilon)
 
 
-def renorm_clipping(renorm, clipping):
-    """The bounds given; `clipping` as it came if there is no renorm to clip."""
+def check_renorm_clipping(renorm: bool, clipping: Any) -> Any:
+    """Return the bounds that are not None; `clipping` unchanged without renorm."""
     if not renorm:
         return clipping
     if clipping is not None and not isinstance(clipping, dict):
         raise TypeError(f"`renorm_clipping` must be a dict. Received: renorm_clipping={clipping!r}.")
-    clipping = {name: bound for name, bound in (clipping or {}).items() if bound is not None}
-    allowed = ["rmax", "rmin", "dmax"]
-    if set(clipping) - set(allowed):
+    bounds = {name: bound for name, bound in (clipping or {}).items() if bound is not None}
+    if unknown := sorted(set(bounds) - set(CLIPPING_BOUNDS)):
         raise ValueError(
-            "Received invalid keys for `renorm_clipping`: "
-            f"{sorted(set(clipping) - set(allowed))}. Allowed: {allowed}."
+            f"Received invalid keys for `renorm_clipping`: {unknown}. Allowed: {list(CLIPPING_BOUNDS)}."
         )
-    for name, bound in clipping.items():
+    for name, bound in bounds.items():
         if math.isnan(number(name, bound)):
             raise ValueError(f"{name} must be a number in `renorm_clipping`. Received: {name}={bound}.")
-    rmin, rmax = clipping.get("rmin", 0.0), clipping.get("rmax", float("inf"))
+    rmin, rmax = bounds.get("rmin", 0.0), bounds.get("rmax", math.inf)
     if rmax < rmin:
         raise ValueError(
             f"rmax should be at least rmin in `renorm_clipping`. Received: rmax={rmax}, rmin={rmin}."
         )
-    if clipping.get("dmax", 0.0) < 0:
-        raise ValueError(
-            f"dmax should be non-negative in `renorm_clipping`. Received: dmax={clipping['dmax']}."
-        )
-    return clipping
+    if bounds.get("dmax", 0.0) < 0:
+        raise ValueError(f"dmax should be 0 or more in `renorm_clipping`. Received: dmax={bounds['dmax']}.")
+    return bounds
 
 
-def refuse_contradictions(layer):
-    given = {
+def check_combination(layer: Any) -> None:
+    """Raise ValueError if two of a layer's options contradict each other."""
+    is_set = {
         "renorm=True": layer.renorm,
         "momentum=None": layer.momentum is None,
         # In float32, in which averages are kept, 1 - 1e-8 is 1, too.
@@ -93,5 +97,47 @@ def refuse_contradictions(layer):
         "synchronized=True": layer.synchronized,
     }
     for one, other, reason in CONTRADICTIONS:
-        if given[one] and given[other]:
+        if is_set[one] and is_set[other]:
             raise ValueError(f"`{one}` does not go with `{other}`: {reason}. Leave one out.")
+
+
+def channel_lengths(
+    axis: int | list[int], input_shape: Sequence[int | None], has_ghosts: bool
+) -> dict[int, int]:
+    """Return the axes of the channels, counted from the first, in order, with their lengths.
+
+    Raises:
+        ValueError: the input lacks one of the axes; its length is unknown; two are the same axis; one is
+            the first axis, which ghost batches split; or TensorFlow cannot broadcast over them.
+    """
+    rank = len(input_shape)
+    axes = axis if isinstance(axis, list) else [axis]
+    for one in axes:
+        if not -rank <= one < rank:
+            raise ValueError(
+                f"`axis` must be within [{-rank}, {rank - 1}] for an input of shape {tuple(input_shape)}. "
+                f"Received: axis={axis}. Name the axis of the channels."
+            )
+        if input_shape[one] is None:
+            raise ValueError(
+                f"The length of `axis` {one}, the channels, must be known. Received: an input of shape "
+                f"{tuple(input_shape)}. Give the Input its full shape there, or choose another `axis`."
+            )
+    positions = sorted({one % rank for one in axes})
+    if len(positions) < len(axes):
+        raise ValueError(
+            f"`axis` must name different axes. Received: axis={axis} for an input of rank {rank}."
+        )
+    if has_ghosts and 0 in positions:
+        raise ValueError(
+            "`virtual_batch_size` splits the first axis, so it cannot be one of the channels. Received: "
+            f"axis={axis} for an input of rank {rank}."
+        )
+    is_channel = [True] * has_ghosts + [position in positions for position in range(rank)]
+    if len(list(itertools.groupby(is_channel))) > MOST_BROADCAST_GROUPS:
+        raise ValueError(
+            f"TensorFlow does not broadcast over axes so far apart: axis={axis}, rank {rank}"
+            f"{' and virtual_batch_size' if has_ghosts else ''}. Put the channels side by side with a "
+            "Permute layer."
+        )
+    return {position: input_shape[position] or 0 for position in positions}

@@ -1,28 +1,32 @@
-"""The batch norm layers of a finished model, tfbn's and Keras' alike."""
+"""The batch norm layers of a finished model, tfbn's and Keras' alike: find, read, set and observe them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.keras_internals import flatten_layers
+from tfbn.keras_internals import consumers, flatten_layers
 from tfbn.layers import functional
-from tfbn.layers.batch_normalization import BatchNormalization, broadcast_mask
+from tfbn.layers.averages import MovingAverages
+from tfbn.layers.batch_normalization import BatchNormalization
+from tfbn.layers.moments import broadcast_mask, moments
 
 BATCHNORM_CLASSES = (BatchNormalization, keras.layers.BatchNormalization)
-MANY = 1e9  # updates
+MANY_UPDATES = 1e9  # after which an average holds nothing of its initial value
 
 
-def find_batchnorms(model):
-    """The batch norm layers of `model`, those of nested models and layers included.
+def find_batchnorms(model: keras.Model) -> list:
+    """Return the batch norm layers of `model`, including those of nested models and layers.
 
     Raises:
-        TypeError: `model` is no `keras.Model`.
-        ValueError: there is none, or it is not built yet.
+        TypeError: `model` is not a `keras.Model`.
+        ValueError: the model has no batch norm layer, or is not built yet.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -30,42 +34,38 @@ def find_batchnorms(model):
         )
     if not model.built:
         raise ValueError(f"Model {model.name!r} has no weights yet. Call it on data, or build it, first.")
-    # The public `layers` leaves out what is inside wrappers and layers of one's own.
-    layers = [
-        layer for layer in flatten_layers(model, include_self=False) if isinstance(layer, BATCHNORM_CLASSES)
-    ]
+    inner = flatten_layers(model, include_self=False)
+    layers = [layer for layer in inner if isinstance(layer, BATCHNORM_CLASSES)]
     if not layers:
         raise ValueError(f"Model {model.name!r} has no batch normalization layer.")
     return layers
 
 
-def channel_axes(layer, rank):
-    """The axes of the channels in an input of so many axes, in order."""
+def channel_axes(layer: Any, rank: int) -> list[int]:
+    """Return the axes of the channels in an input of `rank` axes, in order."""
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     return sorted(axis % rank for axis in axes)
 
 
-def reduced_axes(layer, rank):
-    """All axes but the channels'."""
+def reduced_axes(layer: Any, rank: int) -> list[int]:
+    """Return all axes but the channels'."""
     return [axis for axis in range(rank) if axis not in channel_axes(layer, rank)]
 
 
-def averages(layer):
-    """The mean and the variance by which `layer` normalises in inference, float64."""
-    mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(weight), "float64")
-        for weight in (layer.moving_mean, layer.moving_variance)
-    )
+def averages(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and variance by which `layer` normalises in inference, float64."""
+
+    def float64(weight):
+        return np.asarray(keras.ops.convert_to_numpy(weight), "float64")
+
     if getattr(layer, "debias", False):
-        mean, variance = (
-            functional.debiased(value, layer.momentum, layer.count.numpy().astype("float64")).numpy()
-            for value in (mean, variance)
-        )
-    return mean, variance
+        mean, variance = MovingAverages(layer).for_inference(float64)
+        return mean.numpy(), variance.numpy()
+    return float64(layer.moving_mean), float64(layer.moving_variance)
 
 
-def scale_and_shift(layer):
-    """The layer in inference as ``x * scale + shift``: two arrays of the channels' shape, float64."""
+def scale_and_shift(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scale and shift that `layer` applies in inference, in the channels' shape, float64."""
     mean, variance = averages(layer)
     gamma = layer.gamma.numpy().astype("float64") if layer.scale else np.ones_like(mean)
     beta = layer.beta.numpy().astype("float64") if layer.center else np.zeros_like(mean)
@@ -73,26 +73,28 @@ def scale_and_shift(layer):
     return scale, beta - mean * scale
 
 
-def set_averages(layer, mean, variance, count):
-    """Give `layer` the statistics by which it will normalise in inference, arrays of the channels' shape.
+def set_averages(layer: Any, mean: np.ndarray, variance: np.ndarray, count: Any) -> None:
+    """Set the statistics by which `layer` normalises in inference, arrays of the channels' shape.
 
-    `count`, the number of values that they were taken from, is kept where the layer averages over all of
-    them (``momentum=None``).
+    A layer with ``momentum=None`` also stores `count`, the number of values behind the statistics.
+
+    Raises:
+        ValueError: a statistic is too large for the dtype of the layer's weight.
     """
     stddev = np.sqrt(variance + layer.epsilon)
     values = {"moving_mean": mean, "moving_variance": variance}
     if layer.renorm:
         values |= {"moving_stddev": stddev, "renorm_mean": mean, "renorm_stddev": stddev}
     if getattr(layer, "debias", False):
-        # After so many updates nothing is left of a start that these averages do not have.
-        values["count"] = np.full_like(mean, MANY)
+        # These averages have no initial value to be freed of.
+        values["count"] = np.full_like(mean, MANY_UPDATES)
     elif layer.momentum is None:
         values["count"] = np.broadcast_to(count, mean.shape)
     for name, value in values.items():
         weight = getattr(layer, name)
         with np.errstate(over="ignore"):
-            held = np.isfinite(value.astype(weight.dtype)).all()
-        if not held:
+            is_finite = np.isfinite(value.astype(weight.dtype)).all()
+        if not is_finite:
             raise ValueError(
                 f"{name} of layer {layer.name!r} is up to {np.abs(value).max():.3g}, which {weight.dtype} "
                 "does not hold. Scale the data, or keep the layer's weights in float32."
@@ -100,63 +102,66 @@ def set_averages(layer, mean, variance, count):
         weight.assign(value)
 
 
-class Intercepted:
-    """While this context lasts, `call(layer, x, mask)` stands in for the call of each of `layers`.
+@contextlib.contextmanager
+def calls_replaced(layers: Sequence, call: Callable) -> Iterator[None]:
+    """Let `call(layer, x, mask)` replace the call of each of `layers` within the block.
 
-    Dropout and the like are as the model is called. `call` may end the model's run by raising `Reached`.
+    Dropout and the like act as the model is called. `call` may end the model's run by raising `StopModel`.
     """
-
-    def __init__(self, layers, call):
-        self.layers, self.call = layers, call
-
-    def __enter__(self):
-        for layer in self.layers:
-            # As an attribute of the object it goes before the method of its class.
-            layer.call = functools.partial(_stand_in, self.call, layer)
-
-    def __exit__(self, *_):
-        for layer in self.layers:
+    for layer in layers:
+        # An attribute of the object takes precedence over the method of its class.
+        layer.call = functools.partial(_replacement, call, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
             del layer.call
 
 
-def _stand_in(call, layer, inputs, training=None, mask=None):
+def _replacement(call, layer, inputs, training=None, mask=None):
     x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
     return tf.cast(call(layer, x, mask), layer.compute_dtype)
 
 
-class Reached(BaseException):
-    """Ends the run of a model at a layer. No Exception: Keras would rewrite its message."""
+class StopModel(BaseException):
+    """Ends the run of a model at a layer; not an Exception, whose message Keras would rewrite."""
 
 
-def observe(model, layers, read, call, stop_after=None):
-    """Run `model` in inference over all batches, and yield of each what `call` says of `layers`.
+def observe(
+    model: keras.Model,
+    layers: Sequence,
+    read: Callable[[], Iterator],
+    call: Callable,
+    stop_after: int | None = None,
+) -> Iterator[list[tuple]]:
+    """Run `model` in inference over all batches, and yield for each what `call` observes in `layers`.
 
     Args:
-        model, layers: the model, and those of its layers to look at.
-        read: function that gives an iterator over batches ``(x, y)``.
-        call: function of layer, inputs and mask that returns what to observe, a nest of tensors, and the
+        model, layers: the model, and the layers to observe.
+        read: function that returns an iterator over batches ``(x, y)``.
+        call: function of layer, inputs and mask that returns the observation, a nest of tensors, and the
             layer's output.
-        stop_after: int, the number of calls after which the model need not run on. Default None: all.
+        stop_after: the number of calls after which the model stops. Default None: it runs to its end.
 
     Yields:
-        list of pairs of layer and observation, in the order of their calls.
+        Pairs of layer and observation, in the order of their calls.
     """
-    order = []
+    order: list = []
 
     def observations(x):
-        seen = []
+        pairs = []
 
-        def stand_in(layer, x, mask):
+        def observed_call(layer, x, mask):
             observation, y = call(layer, x, mask)
-            seen.append((layer, observation))
-            if len(seen) == stop_after:
-                raise Reached
+            pairs.append((layer, observation))
+            if len(pairs) == stop_after:
+                raise StopModel
             return y
 
-        with Intercepted(layers, stand_in), contextlib.suppress(Reached):
+        with calls_replaced(layers, observed_call), contextlib.suppress(StopModel):
             model(x, training=False)
-        order[:] = [layer for layer, _ in seen]
-        return [observation for _, observation in seen]
+        order[:] = [layer for layer, _ in pairs]
+        return [observation for _, observation in pairs]
 
     run = None
     for x, _ in read():
@@ -164,12 +169,12 @@ def observe(model, layers, read, call, stop_after=None):
         yield list(zip(order, run(x), strict=True))
 
 
-def compiled(model, function, x):
-    """`function` of a model's inputs, compiled for batches like `x` of any size."""
-    known = getattr(model, "inputs", None) or []  # A subclassed model knows none.
+def compiled(model: keras.Model, function: Callable, x: Any) -> Callable:
+    """Compile `function` of a model's inputs for batches like `x` of any size."""
+    inputs = getattr(model, "inputs", None) or []  # A subclassed model has none.
 
     def spec(tensor):
-        shape = known[0].shape if len(known) == 1 else tensor.shape
+        shape = inputs[0].shape if len(inputs) == 1 else tensor.shape
         return tf.TensorSpec([None, *shape[1:]], tensor.dtype)
 
     def tensors(x):
@@ -181,36 +186,35 @@ def compiled(model, function, x):
     return lambda x: concrete(*tf.nest.flatten(tensors(x)))
 
 
-def by_averages(layer, x, mask):
-    """The output of `layer` in inference."""
+def normalize_by_averages(layer: Any, x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Return the output of `layer` in inference."""
     return type(layer).call(layer, x, training=False, mask=mask)
 
 
-def by_batch(layer, x, mask, examples=True):
-    """Normalise by the moments of the batch, as in training; without `examples`, of each example alone."""
-    axes = [axis for axis in reduced_axes(layer, x.shape.rank) if axis or examples]
-    shape = [1] * x.shape.rank
-    for axis in channel_axes(layer, x.shape.rank):
-        shape[axis] = x.shape[axis]
+def normalize_by_batch(
+    layer: Any, x: tf.Tensor, mask: tf.Tensor | None, per_example: bool = False
+) -> tf.Tensor:
+    """Normalise by the moments of the batch, as in training, or by those of each example alone."""
+    axes = [axis for axis in reduced_axes(layer, x.shape.rank) if axis or not per_example]
     gamma = layer.gamma if layer.scale else tf.ones_like(layer.moving_mean)
     beta = layer.beta if layer.center else tf.zeros_like(layer.moving_mean)
-    gamma, beta = (tf.reshape(tf.cast(weight, x.dtype), shape) for weight in (gamma, beta))
-    batch = functional.moments(x, axes, broadcast_mask(mask, x))
+    channels = channel_axes(layer, x.shape.rank)
+    gamma, beta = (functional.broadcast(weight, x, channels) for weight in (gamma, beta))
+    batch = moments(x, axes, broadcast_mask(mask, x))
     return functional.normalize(batch.shifted, batch.offset, batch.variance, gamma, beta, layer.epsilon)
 
 
-def moments(layer, x, mask):
-    """Count, shift, offset and variance of a batch, of the channels' shape; the mean is shift + offset."""
-    batch = functional.moments(x, reduced_axes(layer, x.shape.rank), broadcast_mask(mask, x))
+def batch_moments(layer: Any, x: tf.Tensor, mask: tf.Tensor | None) -> list[tf.Tensor]:
+    """Return a batch's count, shift, offset and variance, of the channels' shape; mean = shift + offset."""
+    batch = moments(x, reduced_axes(layer, x.shape.rank), broadcast_mask(mask, x))
     shape = layer.moving_mean.shape
     values = batch.count, batch.shift, batch.offset, batch.variance
     return [tf.broadcast_to(v, shape) if v.shape.rank == 0 else tf.reshape(v, shape) for v in values]
 
 
-def activation_behind(layer):
-    """The name of the one activation that takes the output of `layer`, such as "relu"; else None."""
-    # A layer of a subclassed model has no nodes.
-    names = [_activation(node.operation) for node in layer._outbound_nodes]
+def activation_after(layer: Any) -> str | None:
+    """Return the name of the activation that alone takes the output of `layer`, such as "relu", or None."""
+    names = [_activation(operation) for operation in consumers(layer)]
     return names[0] if len(names) == 1 else None
 
 
@@ -222,10 +226,10 @@ def _activation(operation):
     return type(operation).__name__.lower()
 
 
-def final_activation(model):
+def final_activation(model: keras.Model) -> str:
     """Return the name of the activation that a model ends in, such as "softmax", in lower case.
 
-    Nested models are looked into, and a linear activation at the end, which mixed precision puts there for
+    The last layer of a nested model counts. A linear activation at the end, which mixed precision needs for
     float32 outputs, is skipped.
 
     >>> inner = keras.Sequential([keras.Input([2]), keras.layers.Dense(3, "softmax")])
@@ -241,7 +245,7 @@ def final_activation(model):
     return ""
 
 
-def gives_probabilities(model, outputs):
+def gives_probabilities(model: keras.Model, outputs: np.ndarray) -> bool:
     """Return whether a model gives probabilities, by its final activation and by an array of its outputs.
 
     Several outputs that sum to one are probabilities wherever the softmax is; a single output between 0 and

@@ -1,0 +1,115 @@
+"""Each function of `tfbn.keras_internals`: the release that changes a private attribute fails here."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbn import keras_internals
+
+
+class Block(keras.layers.Layer):
+    """A custom layer with a layer inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_flatten_layers_finds_layers_inside_wrappers_and_custom_layers():
+    wrapped, block = keras.layers.Dense(2), Block()
+    inner = keras.Sequential([keras.Input([4, 2]), keras.layers.Dense(2)])
+    model = keras.Sequential([keras.Input([4, 2]), keras.layers.TimeDistributed(wrapped), inner, block])
+    layers = keras_internals.flatten_layers(model)
+    assert model in layers
+    for layer in (wrapped, block.dense, inner.layers[0]):
+        assert layer in layers and layer not in model.layers
+    assert len(layers) == len(set(map(id, layers)))
+
+
+def test_flatten_layers_leaves_out_the_layer_itself_on_request():
+    block = Block()
+    assert keras_internals.flatten_layers(block) == [block, block.dense]
+    assert keras_internals.flatten_layers(block, include_self=False) == [block.dense]
+
+
+def test_consumers_are_the_operations_that_take_the_output():
+    inputs = keras.Input([3])
+    norm, relu, dense = keras.layers.BatchNormalization(), keras.layers.ReLU(), keras.layers.Dense(2)
+    normalized = norm(inputs)
+    keras.Model(inputs, [relu(normalized), dense(normalized)])
+    assert keras_internals.consumers(norm) == [relu, dense]
+    assert keras_internals.consumers(dense) == []
+
+
+def test_consumers_of_a_layer_without_a_graph_are_none():
+    block = Block()
+    block(np.zeros([2, 3], "float32"))
+    assert keras_internals.consumers(block.dense) == []
+
+
+def traced_under_xla(jit_compile):
+    """The answers of `under_xla` in the trace of a function, and in a branch within it."""
+    answers = []
+
+    def ask():
+        answers.append(keras_internals.under_xla())
+        return 0.0
+
+    tf.function(lambda flag: ask() + tf.cond(flag, ask, ask), jit_compile=jit_compile)(tf.constant(True))
+    return answers
+
+
+def test_under_xla_is_true_where_xla_compiles_and_only_there():
+    assert keras_internals.under_xla() is False
+    assert traced_under_xla(jit_compile=False) == [False] * 3
+    assert traced_under_xla(jit_compile=True) == [True] * 3
+
+
+def without_the_module(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow.python.ops", None)
+
+
+def without_the_name(monkeypatch):
+    from tensorflow.python.ops import control_flow_util
+
+    monkeypatch.delattr(control_flow_util, "GraphOrParentsInXlaContext")
+
+
+@pytest.mark.parametrize("change", [without_the_module, without_the_name])
+def test_under_xla_is_true_where_tensorflow_cannot_answer(monkeypatch, change):
+    change(monkeypatch)
+    assert keras_internals.under_xla() is True
+
+
+def test_layer_works_where_tensorflow_cannot_answer(python):
+    """In a process of its own, which imports tfbn without the private name."""
+    printed = python(
+        """
+import numpy as np
+from tensorflow.python.ops import control_flow_util
+del control_flow_util.GraphOrParentsInXlaContext
+import tfbn
+x = np.random.default_rng(0).normal(3, 2, [64, 5]).astype("float32")
+y = tfbn.BatchNormalization()(x, training=True).numpy()
+expected = (x - x.mean(0, dtype="float64")) / np.sqrt(x.var(0, dtype="float64") + 1e-3)
+print(np.abs(y - expected).max())
+"""
+    )
+    assert float(printed) < 1e-5
+
+
+def test_symbolic_build_creates_metric_variables_without_a_step():
+    model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    before = model.get_weights()
+    keras_internals.symbolic_build(model, (np.ones([1, 3], "float32"), np.ones([1, 2], "float32")))
+    assert len(model.metrics_variables) == 4  # total and count, of the loss and of the metric
+    assert int(model.optimizer.iterations) == 0
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)

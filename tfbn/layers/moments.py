@@ -1,0 +1,257 @@
+"""Mean and variance of each channel: of a batch, of what a mask leaves, of ghost batches, of all replicas.
+
+Every statistic keeps the rank of its input (``[N, H, W, C] -> [1, 1, 1, C]``), so that the formulas
+read as they stand in the paper and broadcasting does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfbn.keras_internals import under_xla
+from tfbn.layers import kernels
+
+
+class Moments(NamedTuple):
+    """The moments of each channel in one batch, taken about a shift.
+
+    `shifted` is ``x - shift`` and `offset` its mean; `variance` is biased; `count` is the number of
+    values in a channel.
+    """
+
+    shifted: tf.Tensor
+    shift: tf.Tensor
+    offset: tf.Tensor
+    mean: tf.Tensor
+    variance: tf.Tensor
+    count: tf.Tensor
+
+
+def moments(
+    x: tf.Tensor, axes: Sequence[int], mask: tf.Tensor | None = None, synchronized: bool = False
+) -> Moments:
+    """Take the mean and biased variance of each channel.
+
+        shift    = sum(x) / count
+        offset   = sum(x - shift) / count             (what rounding took from the first pass)
+        mean     = shift + offset
+        variance = sum((x - shift)**2) / count - offset**2
+
+    With a shift of 0 this is the textbook form ``E[x**2] - E[x]**2``. That form loses every digit once the
+    mean is some thousand standard deviations away from zero. With a shift near the mean the error stays
+    near the rounding of the input itself. So 0 is tried first where that is faster. It is kept if no
+    channel's mean is more than two standard deviations away from 0.
+
+    Args:
+        x: floating point tensor.
+        axes: the axes to reduce: all but the channels'.
+        mask: boolean tensor of the shape of `x`. Where it is false, a value counts neither in the sums nor
+            in `count`. Default None: all true.
+        synchronized: whether to take the sums over all replicas of the current strategy, with one
+            collective for the shift and one for the rest. Default False.
+
+    `mean`, `variance` and `count` have the shape ``[1, ..., C, ..., 1]``, or one that broadcasts to it. A
+    channel without a single value has mean and variance 0.
+
+    >>> x = tf.constant([[1.0, 10.0], [3.0, 30.0]])
+    >>> result = moments(x, axes=[0])
+    >>> result.mean.numpy().tolist(), result.variance.numpy().tolist()
+    ([[2.0, 20.0]], [[1.0, 100.0]])
+
+    Source: Ioffe and Szegedy 2015, Algorithm 1, lines 1 and 2; the correction is that of Chan, Golub
+    and LeVeque 1983, equation 1.7.
+    """
+    values = _Values(x, axes, mask, synchronized)
+    if mask is not None:
+        return values.about_mean(kernels.channel_sum(tf.cast(mask, x.dtype), axes))
+    count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), tf.constant(axes, tf.int32))), x.dtype)
+    if synchronized:
+        return values.about_mean(count)
+    fused, plain = (lambda: values.about_zero_or_mean(count)), (lambda: values.about_mean(count))
+    return kernels.choose(x, axes, fused, plain, least=500_000)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The values of `moments` and how to sum them.
+
+    The shift changes nothing but the rounding, so no gradient goes through it.
+    """
+
+    x: tf.Tensor
+    axes: Sequence[int]
+    mask: tf.Tensor | None
+    synchronized: bool
+
+    def about_mean(self, count: tf.Tensor) -> Moments:
+        """Take the mean first, then the moments about it."""
+        total, count = sum_over_replicas([self._sum(self.x), count], self.synchronized)
+        mean = tf.math.divide_no_nan(total, count)
+        shift = kernels.pinned(tf.stop_gradient(mean))
+        batch = self._about(
+            shift, count, lambda values: kernels.channel_sum(tf.square(values), self.axes), mean
+        )
+        # Differences from a mean near zero are rounded, all in one direction: there the sum is better.
+        near_zero = tf.square(mean) <= batch.variance
+        return batch._replace(mean=tf.where(near_zero, mean, batch.mean))
+
+    def about_zero_or_mean(self, count: tf.Tensor) -> Moments:
+        """Take the moments about 0, and about the mean where that is too far from 0."""
+        sum_of_squares = kernels.channel_sum_of_squares
+        plain = self._about(None, count, sum_of_squares)
+        near_zero = tf.reduce_all(tf.square(plain.offset) <= 4 * plain.variance)
+        shift = tf.stop_gradient(plain.offset)
+        return tf.cond(near_zero, lambda: plain, lambda: self._about(shift, count, sum_of_squares))
+
+    def _about(
+        self,
+        shift: tf.Tensor | None,
+        count: tf.Tensor,
+        sum_of_squares: Callable[[tf.Tensor], tf.Tensor],
+        mean: tf.Tensor | None = None,
+    ) -> Moments:
+        shifted = self.x if shift is None else self.x - shift
+        second = sum_of_squares(self._masked(shifted))
+        if mean is not None and not self.synchronized and under_xla():
+            # XLA reads `x` for each sum. This one is what rounding took from the mean; of a mean near zero
+            # it is negligible. In a branch of its own it is only read where it is needed.
+            first = tf.cond(
+                tf.reduce_all(tf.square(mean) * count <= 4 * second),
+                lambda: (mean - shift) * count,
+                lambda: self._sum(self.x - shift),
+            )
+        else:
+            first = self._sum(shifted)
+        first, second = sum_over_replicas([first, second], self.synchronized)
+        offset = tf.math.divide_no_nan(first, count)
+        variance = _variance(second, count, offset)
+        shift = tf.zeros_like(offset) if shift is None else shift
+        return Moments(shifted, shift, offset, shift + offset, variance, count)
+
+    def _sum(self, values: tf.Tensor) -> tf.Tensor:
+        return kernels.channel_sum(self._masked(values), self.axes)
+
+    def _masked(self, values: tf.Tensor) -> tf.Tensor:
+        # A product with zero would let a masked NaN or infinity through.
+        return values if self.mask is None else tf.where(self.mask, values, tf.zeros_like(values))
+
+
+def _variance(second: tf.Tensor, count: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """Return the variance from the sum of squares about a shift, and the mean's offset from the shift."""
+    return tf.nn.relu(tf.math.divide_no_nan(second, count) - tf.square(offset))
+
+
+def sum_over_replicas(values: list, synchronized: bool = True) -> list:
+    """Sum each of `values` over the replicas of a `tf.distribute` strategy, in one collective."""
+    if not synchronized or _number_of_replicas() == 1:
+        return values
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def _number_of_replicas() -> int:
+    context = tf.distribute.get_replica_context()
+    return context.num_replicas_in_sync if context else 1
+
+
+def pool_over_replicas(batch: Moments) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return mean, variance and count of all replicas' batches put together, where there are several.
+
+        mean     = sum(count * mean) / sum(count)
+        variance = sum(count * (variance + (mean_of_replica - mean)**2)) / sum(count)
+
+    All replicas get the same values.
+
+    Source: Chan, Golub and LeVeque 1983, equation 2.1, about a common shift as in `moments`.
+    """
+    if _number_of_replicas() == 1:
+        return batch.mean, batch.variance, batch.count
+    total, count = sum_over_replicas([batch.count * batch.mean, batch.count])
+    shift = tf.math.divide_no_nan(total, count)
+    distance = (batch.shift - shift) + batch.offset
+    first, second = sum_over_replicas(
+        [batch.count * distance, batch.count * (batch.variance + tf.square(distance))]
+    )
+    offset = tf.math.divide_no_nan(first, count)
+    variance = _variance(second, count, offset)
+    return shift + offset, variance, count
+
+
+def unbiased_variance(variance: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Estimate the variance of the population from a batch's biased one, by Bessel's correction.
+
+        variance * count / (count - 1)
+
+    A single value allows no estimate: the result is then 0, as is its biased variance.
+
+    >>> float(unbiased_variance(tf.constant(1.0), tf.constant(2.0)))
+    2.0
+
+    Source: Ioffe and Szegedy 2015, Algorithm 2, line 10.
+    """
+    return variance * count / tf.maximum(count - 1, 1)
+
+
+def broadcast_mask(mask: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor | None:
+    """Return a mask of the first axes of `x` as booleans of the shape of `x`, or None for None.
+
+    Raises:
+        ValueError: the mask's axes are not the first ones of `x`, each of the same length or 1.
+    """
+    if mask is None:
+        return None
+    mask = tf.cast(tf.convert_to_tensor(mask), "bool")
+    rank = mask.shape.rank
+    if rank is None or rank > x.shape.rank or not _fits(mask.shape, x.shape[:rank]):
+        raise ValueError(
+            f"`mask` must have the first axes of the inputs, each of the same length or 1. Received: "
+            f"mask.shape={mask.shape} for inputs of the shape {x.shape}."
+        )
+    mask = tf.reshape(mask, tf.concat([tf.shape(mask), [1] * (x.shape.rank - rank)], 0))
+    return tf.broadcast_to(mask, tf.shape(x))
+
+
+def _fits(mask_shape: tf.TensorShape, shape: tf.TensorShape) -> bool:
+    return all(
+        length in (1, None) or wanted in (length, None)
+        for length, wanted in zip(mask_shape, shape, strict=True)
+    )
+
+
+def ghost_batches(x: tf.Tensor, size: int) -> tf.Tensor:
+    """Cut a batch into ghost batches: ``[N, ...] -> [ceil(N / size), size, ...]``, filled up with zeros.
+
+    >>> ghost_batches(tf.constant([1, 2, 3]), 2).numpy().tolist()
+    [[1, 2], [3, 0]]
+
+    Source: Hoffer, Hubara and Soudry 2017, "Train longer, generalize better", Algorithm 1.
+    """
+    shape = tf.shape(x)
+    filled = tf.pad(x, [[0, -shape[0] % size]] + [[0, 0]] * (x.shape.rank - 1))
+    ghosts = tf.reshape(filled, tf.concat([[-1, size], shape[1:]], 0))
+    ghosts.set_shape([None, size, *x.shape[1:]])
+    return ghosts
+
+
+def average_over_ghosts(
+    mean: tf.Tensor, variance: tf.Tensor, count: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Average mean and variance over the ghost batches of all replicas, weighted by count.
+
+        sum(count * mean) / sum(count), and so the variance, the sums over the first axis
+
+    `mean` and `variance` are ``[G, 1, ..., C]``, one row a ghost batch; `count` broadcasts to them. The
+    results, with the sum of `count`, are ``[1, ..., C]``.
+
+    >>> mean, variance = tf.constant([[1.0], [4.0]]), tf.constant([[2.0], [2.0]])
+    >>> averages = average_over_ghosts(mean, variance, count=tf.constant([[2.0], [1.0]]))
+    >>> [average.numpy().tolist() for average in averages]
+    [[2.0], [2.0], [3.0]]
+    """
+    count += tf.zeros_like(mean)
+    sums = [tf.reduce_sum(count * value, axis=0) for value in (mean, variance, tf.ones_like(mean))]
+    mean, variance, count = sum_over_replicas(sums)
+    return tf.math.divide_no_nan(mean, count), tf.math.divide_no_nan(variance, count), count
