@@ -11,7 +11,7 @@ import tensorflow as tf
 import tfbn
 from tfbn.data.loading import Stream
 from tfbn.data.streams import BUFFER, batched, grouped_batches
-from tfbn.training import solver
+from tfbn.training import feeds
 
 
 def net(**options):
@@ -32,7 +32,7 @@ def in_batches(data, sizes):
 @pytest.mark.parametrize("jit", [False, True])
 def test_batches_are_trained_on_in_their_order(blobs, monkeypatch, steps, sizes, jit):
     """Against one step after the other."""
-    monkeypatch.setattr(solver, "STEPS_A_CALL", steps)
+    monkeypatch.setattr(feeds, "STEPS_PER_CALL", steps)
     one, other = tfbn.Solver(net(), "momentum", jit=jit), tfbn.Solver(net(), "momentum", jit=jit)
     one.fit(in_batches(blobs, sizes), epochs=2)
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_shapes_that_only_the_batches_tell(blobs):
 
 def test_batches_that_do_not_match(monkeypatch):
     """In number, as batches or in all; or in shape, which the dataset need not tell."""
-    monkeypatch.setattr(solver, "STEPS_A_CALL", 2)
+    monkeypatch.setattr(feeds, "STEPS_PER_CALL", 2)
     good, three = (np.ones([4, 8], "float32"), np.zeros(4, "int32")), np.zeros(3, "int32")
     five = np.zeros(5, "int32")
     any_shape = (tf.TensorSpec(None, "float32"), tf.TensorSpec(None, "int32"))
@@ -183,11 +183,11 @@ def test_a_stream_that_was_cut_off_goes_on(stream, tmp_path):
 
 def test_the_joined_batches_are_bounded_by_all_their_bytes(blobs, monkeypatch):
     """Images as targets count, too, and what becomes int32."""
-    monkeypatch.setattr(solver, "BYTES_A_CALL", 100_000)
+    monkeypatch.setattr(feeds, "BYTES_PER_CALL", 100_000)
     seen = []
     trained = tfbn.Solver(tfbn.Model(8, 600, (6,)), loss="mse", metrics=(), jit=False)
     monkeypatch.setattr(
-        solver, "grouped_batches", lambda *a, **options: seen.append(a[1]) or grouped_batches(*a, **options)
+        feeds, "grouped_batches", lambda *a, **options: seen.append(a[1]) or grouped_batches(*a, **options)
     )
     trained.fit(
         tf.data.Dataset.from_tensor_slices((np.ones([80, 8]), np.ones([80, 600], "uint8"))).batch(4)

@@ -33,7 +33,7 @@ def no_network(monkeypatch):
 @pytest.fixture
 def without_xla(monkeypatch):
     """XLA takes longer to compile these networks than they train; comparisons are tested with it."""
-    monkeypatch.setattr("tfbn.training.solver.choose_jit", lambda *_: False)
+    monkeypatch.setattr("tfbn.training.steps.choose_jit", lambda *_: False)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -60,7 +60,7 @@ def test_of_a_damaged_one_it_tells_and_takes_the_one_before(written, damage, nam
     if (damage, name) == (os.remove, "ckpt-3.index"):
         pytest.skip("without its index it is no checkpoint")
     damage(written / name)
-    with pytest.warns(UserWarning, match=r"ckpt-3 cannot be read \(.+\), and was left out"):
+    with pytest.warns(UserWarning, match=r"ckpt-3 cannot be read \(.+\), and was ignored"):
         record, values = restored(written)
     assert record == {"epoch": 2}
     assert (values == 2).all()
@@ -203,7 +203,7 @@ def test_a_comparison_goes_on_to_the_same_end(whole, blobs, tmp_path, after):
 
 
 def test_no_epoch_is_lost_but_the_one_in_progress(blobs, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "SHARE", 1)  # However little time an epoch takes.
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_TIME_SHARE", 1)  # However little time an epoch takes.
     done = []
 
     def on_epoch(record):

@@ -434,7 +434,7 @@ def with_nan():
         (lambda s: s.fit(X, Y, batch_size=0), ValueError, "from 1 to 10"),
         (lambda s: s.fit(X, Y, batch_size=11), ValueError, "batch_size=11"),
         (lambda s: s.fit(X, Y, batch_size=2.5), TypeError, "batch_size=2.5"),
-        (lambda s: s.fit(X, Y, batch_size=5, seed=None), ValueError, "seed=None"),
+        (lambda s: s.fit(X, Y, batch_size=5, seed=None), TypeError, "seed=None"),
         (lambda s: s.fit(X, Y, batch_size=5, validation_data=(X, Y, Y)), ValueError, "a pair (x, y)"),
         (lambda s: s.fit(X * 1j, Y), ValueError, "real numbers"),
         (lambda s: s.fit(X.astype("float64") + 1e300, Y), ValueError, "10 of 10"),

@@ -1,34 +1,38 @@
-"""The state of a training on disk, from which it goes on to the same end as if it had never stopped."""
+"""The state of a training on disk, from which it resumes to the same end as if it had never stopped."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import filelock
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfbn.foundation.errors import first_line
-from tfbn.foundation.files import read_json, write_json
+from tfbn.foundation.files import read_json, staged, write_json
 from tfbn.runtime.strategies import broadcast_bytes, broadcast_from_chief, is_chief, workers
 
-# What training may spend on writing its state after each epoch, as a share of its time.
-SHARE = 0.1
-KEPT = 2
+CHECKPOINT_TIME_SHARE = 0.1  # of the run time: checkpoints after each epoch, but no more often than that
+CHECKPOINTS_KEPT = 2
 # What TensorFlow raises over a damaged file, or one of other variables.
-DAMAGE = (tf.errors.OpError, OSError, ValueError, TypeError, LookupError, AssertionError)
+DAMAGE_ERRORS = (tf.errors.OpError, OSError, ValueError, TypeError, LookupError, AssertionError)
+STAGING_PREFIXES = (".about.json", ".tfbn-")  # of files that an interrupted write leaves behind
 
 
 class _Record(tf.train.experimental.PythonState):
     """A dict as JSON, in the same checkpoint as the variables, so that neither can be newer."""
 
-    content = None
+    content: Any = None
 
     def serialize(self):
         return json.dumps(self.content)
@@ -38,51 +42,56 @@ class _Record(tf.train.experimental.PythonState):
 
 
 class Checkpoints:
-    """Checkpoints of the variables of a training, and with them a record of how far it came.
+    """Checkpoints of a training: its variables and a record of its progress.
 
-    Each is written whole before it counts (`tf.train.CheckpointManager`), and carries checksums. The last
-    two are kept.
+    Each is written whole before it counts (`tf.train.CheckpointManager`) and contains checksums. The
+    last two stay.
 
     Args:
-        variables: list of `keras.Variable`, all that training changes.
-        strategy: of `tf.distribute`, whose chief alone reads and writes; the other workers, which have to
-            make the same calls, take from it what it restores. Default None.
+        variables: all variables that training changes.
+        strategy: a strategy whose chief alone reads and writes. The other workers must make the same
+            calls and receive what the chief restores. Default None: one process.
 
-    >>> import keras, tempfile
+    >>> import tempfile
     >>> weight = keras.Variable([1.0, 2.0])
-    >>> states = Checkpoints([weight])
+    >>> checkpoints = Checkpoints([weight])
     >>> folder = tempfile.mkdtemp()
-    >>> states.save(folder, {"epoch": 3})
+    >>> checkpoints.save(folder, {"epoch": 3})
     >>> _ = weight.assign([0.0, 0.0])
-    >>> states.restore(folder), weight.numpy().tolist()
+    >>> checkpoints.restore(folder), weight.numpy().tolist()
     ({'epoch': 3}, [1.0, 2.0])
     """
 
-    def __init__(self, variables, strategy=None):
+    def __init__(
+        self, variables: list[keras.Variable], strategy: tf.distribute.Strategy | None = None
+    ) -> None:
         self._variables, self._strategy = variables, strategy
         self._record = _Record()
         self._checkpoint = tf.train.Checkpoint(
             record=self._record, variables=[variable.value for variable in variables]
         )
-        self._cost, self._end = 0.0, -float("inf")
+        self._cost, self._end = 0.0, -float("inf")  # Of the last checkpoint, in seconds.
         self._failed = False
 
-    def due(self):
-        """Whether another checkpoint would keep to SHARE of the time."""
-        return time.perf_counter() - self._end >= self._cost * (1 / SHARE - 1)
+    def due(self) -> bool:
+        """Return whether another checkpoint keeps within CHECKPOINT_TIME_SHARE of the run time."""
+        return time.perf_counter() - self._end >= self._cost * (1 / CHECKPOINT_TIME_SHARE - 1)
 
-    def save(self, folder, record):
-        """Write the variables and `record`, a dict of plain data, into `folder`.
+    def save(self, folder: str | os.PathLike, record: dict[str, Any]) -> None:
+        """Write the variables and `record`, plain data, into `folder`.
 
-        Where that fails, because the disk is full, say, it warns once, and what was written before stays.
+        If that fails, because the disk is full, for example, a warning says so once, and older checkpoints
+        stay.
         """
         if not is_chief(self._strategy):
             return
         start = time.perf_counter()
         self._record.content = record
-        number = max(_checkpoints(folder), default=0) + 1
+        number = max(_paths(folder), default=0) + 1
         try:
-            manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=KEPT)
+            manager = tf.train.CheckpointManager(
+                self._checkpoint, str(folder), max_to_keep=CHECKPOINTS_KEPT
+            )
             manager.save(checkpoint_number=number)
         except (tf.errors.OpError, OSError) as error:
             if not self._failed:
@@ -95,153 +104,159 @@ class Checkpoints:
         self._end = time.perf_counter()
         self._cost = self._end - start
 
-    def restore(self, folder, suits=lambda record: True):
-        """Set the variables as the newest checkpoint in `folder` has them.
+    def restore(
+        self, folder: str | os.PathLike, accepts: Callable[[dict], bool] = lambda record: True
+    ) -> dict[str, Any] | None:
+        """Assign the values of the newest checkpoint in `folder` to the variables.
 
-        One that is damaged, or of another training, is left out with a warning, and the one before is
-        taken; if none is left the variables stay as they are.
-
-        Args:
-            folder: path.
-            suits: function of a record to whether it is of this training.
+        A checkpoint that is damaged, or that `accepts` rejects by its record as another training's, is
+        ignored with a warning, and the one before is tried. Without any the variables keep their values.
 
         Returns:
-            dict, the record; None if there is none.
+            The record; None without a checkpoint.
         """
-        known = broadcast_from_chief(self._strategy, lambda: self._restore(folder, suits))
-        if known is not None and workers(self._strategy) > 1:
+        record = broadcast_from_chief(self._strategy, lambda: self._restore(folder, accepts))
+        if record is not None and workers(self._strategy) > 1:
             content = b"".join(variable.numpy().tobytes() for variable in self._variables)
             content = broadcast_bytes(self._strategy, content)
             for variable in self._variables:
                 value = variable.numpy()
                 own, content = content[: value.nbytes], content[value.nbytes :]
                 variable.assign(np.frombuffer(own, value.dtype).reshape(value.shape))
-        return known
+        return record
 
-    def _restore(self, folder, suits):
-        found = _checkpoints(folder)
+    def _restore(self, folder, accepts):
         before = [variable.numpy() for variable in self._variables]
-        for number in sorted(found, reverse=True):
+        for _, path in sorted(_paths(folder).items(), reverse=True):
             try:
-                self._checkpoint.restore(str(found[number])).assert_consumed()
-            except DAMAGE as error:
+                self._checkpoint.restore(str(path)).assert_consumed()
+            except DAMAGE_ERRORS as error:
                 problem = f"cannot be read ({first_line(error)})"
             else:
-                if suits(self._record.content):
+                if accepts(self._record.content):
                     return self._record.content
                 problem = "is of another training"
-            warnings.warn(f"{found[number]} {problem}, and was left out.", stacklevel=2)
+            warnings.warn(f"{path} {problem}, and was ignored.", stacklevel=2)
         for variable, value in zip(self._variables, before, strict=True):
-            variable.assign(value)  # Some may have been set.
+            variable.assign(value)  # A damaged checkpoint may have changed some.
         return None
 
 
-def _checkpoints(folder):
-    """Those in `folder`, a dict of numbers to paths, whether or not its list of them is whole."""
-    found = {}
-    for path in Path(folder).glob("ckpt-*.index"):
-        number = path.stem.removeprefix("ckpt-")
-        if number.isdecimal():
-            found[int(number)] = path.with_suffix("")
-    return found
+def _paths(folder):
+    """Return the checkpoints in `folder` by number, whether or not TensorFlow's list of them is damaged."""
+    numbers = {path: path.stem.removeprefix("ckpt-") for path in Path(folder).glob("ckpt-*.index")}
+    return {int(number): path.with_suffix("") for path, number in numbers.items() if number.isdecimal()}
 
 
-def digest(variables, text=""):
-    """The first 16 digits of the SHA-256 of shapes and values, and of a text.
+def holds_checkpoints(folder: str | os.PathLike) -> bool:
+    """Return whether there is a checkpoint in `folder` or below."""
+    return any(Path(folder).rglob("ckpt-*.index"))
+
+
+def digest(variables: Iterable, text: str = "") -> str:
+    """Return the first 16 digits of the SHA-256 of shapes and values, and of a string.
 
     >>> digest([np.zeros(2)]) == digest([np.zeros(3)])
     False
     """
-    found = hashlib.sha256(text.encode())
+    sha256 = hashlib.sha256(text.encode())
     for variable in variables:
         values = np.ascontiguousarray(variable)
-        found.update(f"{values.dtype} {values.shape}".encode())
-        found.update(values.tobytes())
-    return found.hexdigest()[:16]
+        sha256.update(f"{values.dtype} {values.shape}".encode())
+        sha256.update(values.tobytes())
+    return sha256.hexdigest()[:16]
 
 
-def open_folder(folder, about, held):
+def open_folder(
+    folder: str | os.PathLike, about: dict[str, Any], stack: contextlib.ExitStack
+) -> dict[str, Any]:
     """Make `folder` the place of the training that `about` describes, or check that it is.
 
     Args:
-        folder: path.
-        about: dict of plain data. Its "command" may differ.
-        held: `contextlib.ExitStack`, until whose end no other process can open the folder; then a new one
-            that holds no checkpoint is removed.
+        folder: the folder, new or of this training.
+        about: plain data. Its "command" may differ from the one before.
+        stack: until it ends, no other process can open the folder. At its end, a new folder without a
+            checkpoint is removed.
 
     Returns:
-        dict, `about` as it was when the training was begun.
+        `about` as it was when the training started.
 
     Raises:
-        ValueError: it belongs to another training, and in what they differ; or that goes on elsewhere.
+        ValueError: the folder belongs to another training; the message says in what they differ. Also if
+            another process is training there.
     """
     folder = Path(folder)
     if set("*?[]") & set(str(folder)):
         raise ValueError(
-            f"{folder} cannot hold checkpoints: TensorFlow takes * ? [ ] in a path for a pattern. Name "
+            f"{folder} cannot hold checkpoints: TensorFlow takes * ? [ ] in a path for a pattern. Choose "
             "another folder."
         )
-    was_there = folder.exists()
+    existed = folder.exists()
     about = _open(folder, json.loads(json.dumps(about)))
     try:
-        held.enter_context(filelock.FileLock(folder / ".lock", blocking=False))
+        stack.enter_context(filelock.FileLock(folder / ".lock", blocking=False))
     except filelock.Timeout:
         raise ValueError(
-            f"{folder} holds the state of a training that is under way. Wait for its end, or take another "
-            "folder."
+            f"{folder} holds the state of a training that is under way. Wait for its end, or choose "
+            "another folder."
         ) from None
-    if not was_there:
-        held.callback(lambda: holds_checkpoints(folder) or shutil.rmtree(folder, ignore_errors=True))
+    if not existed:
+        stack.callback(_remove_unless_used, folder)
     return about
 
 
-def check_workers_agree(about, strategy):
-    """Raise ValueError on a worker of which `about`, a dict of plain data, is not the chief's."""
+def _remove_unless_used(folder):
+    if not holds_checkpoints(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_workers_agree(about: dict[str, Any], strategy: tf.distribute.Strategy | None) -> None:
+    """Raise ValueError on a worker whose `about`, plain data, differs from the chief's."""
     about = json.loads(json.dumps(about))
-    differences = list(_differences(broadcast_from_chief(strategy, lambda: about), about))
+    differences = _differences(broadcast_from_chief(strategy, lambda: about), about)
     if differences:
         raise ValueError(
-            f"This worker was not started as the chief was: {'; '.join(differences[:3])}. Start all of "
-            "them with the same command and the same data."
+            f"This worker was not started as the chief was: {differences}. Start all of them with the same "
+            "command and the same data."
         )
-
-
-def holds_checkpoints(folder):
-    """Whether there is a checkpoint in `folder` or below."""
-    return any(Path(folder).rglob("ckpt-*.index"))
 
 
 def _open(folder, about):
     path = folder / "about.json"
-    if path.exists():
-        try:
-            known = dict(read_json(path))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} cannot be read ({first_line(error)}). Remove {folder}.") from None
-        differences = list(_differences({**known, "command": about.get("command")}, about))
-        if differences:
-            begun = f" It was begun by: {known['command']}" if known.get("command") else ""
-            raise ValueError(
-                f"{folder} holds the state of another training: {'; '.join(differences[:3])}. Give what it "
-                f"was begun with, or another folder.{begun}"
-            )
-        return known
-    if folder.exists() and any(path.name != ".about.json" for path in folder.iterdir()):
-        raise ValueError(f"{folder} holds something else. Name a folder that is empty or not there yet.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / ".about.json", about)
-    os.replace(folder / ".about.json", path)
-    return about
+    if not path.exists():
+        if folder.exists() and not all(path.name.startswith(STAGING_PREFIXES) for path in folder.iterdir()):
+            raise ValueError(f"{folder} holds something else. Choose a folder that is empty or new.")
+        folder.mkdir(parents=True, exist_ok=True)
+        with staged(path) as staging:
+            write_json(staging, about)
+        return about
+    try:
+        before = dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({first_line(error)}). Remove {folder}.") from None
+    command = before.get("command")
+    differences = _differences({**before, "command": about.get("command")}, about)
+    if differences:
+        raise ValueError(
+            f"{folder} holds the state of another training: {differences}. Use its settings, or choose "
+            "another folder." + (f" It was begun by: {command}" if command else "")
+        )
+    return before
 
 
-def _differences(known, given, name=""):
-    if isinstance(known, dict) and isinstance(given, dict):
-        for key in dict.fromkeys([*known, *given]):
-            yield from _differences(known.get(key), given.get(key), f"{name}.{key}" if name else key)
-    elif known != given:
-        yield f"{name} was {_short(known)} and is {_short(given)}"
+def _differences(before, now):
+    """Return what differs between two dicts, the first three entries as a string."""
+    return "; ".join(list(_each_difference(before, now, ""))[:3])
 
 
-def _short(value):
+def _each_difference(before, now, name):
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _each_difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name} was {_shortened(before)} and is {_shortened(now)}"
+
+
+def _shortened(value):
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,24 +1,26 @@
-"""What two models have to share to be trained by one program."""
+"""Signatures: what two models must share to be trained by one compiled program."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import keras
 
 from tfbn.keras_internals import flatten_layers
 
-# Where a configuration calls layers by their names, and what only a layer's configuration has.
-REFERENCES = ("keras_history", "input_layers", "output_layers")
-OF_LAYERS = {"trainable", "batch_shape", "inbound_nodes", "layers"}
+# The keys of a configuration that refer to layers by name, and those that only a layer's configuration has.
+REFERENCE_KEYS = ("keras_history", "input_layers", "output_layers")
+LAYER_KEYS = {"trainable", "batch_shape", "inbound_nodes", "layers"}
 
 
-def signature(model, adapted=False):
-    """What a model's configuration says of its compiled program: its layers, less names and initial values.
+def signature(model: keras.Model, adapted: bool = False) -> str | None:
+    """Return a model's configuration without names and initial values, as a string.
 
-    Models of different signatures cannot be trained by one program. None for a model whose configuration
-    does not tell: layers and functions of one's own, and layers that were adapted to data, unless `adapted`
-    says that their data are known to be the same.
+    Models of different signatures cannot be trained by one compiled program. The signature is None where
+    the configuration does not describe the program: for layers and functions that are not Keras', and for
+    layers that were adapted to data, unless `adapted` states that their data are the same.
 
-    >>> import keras
     >>> narrow, wide = (keras.Sequential([keras.Input([2]), keras.layers.Dense(n)]) for n in (3, 4))
     >>> signature(narrow) == signature(wide)
     False
@@ -29,15 +31,14 @@ def signature(model, adapted=False):
     if not adapted and any(hasattr(layer, "adapt") for layer in flatten_layers(model)):
         return None
     try:
-        return json.dumps(_bare(json.loads(model.to_json()), {}))
+        return json.dumps(_stripped(json.loads(model.to_json()), {}))
     except (NotImplementedError, TypeError, ValueError):  # Not all of it is Keras'.
         return None
 
 
-def describe_network(model):
-    """What is known of a network, its weights' values aside, as a text.
+def describe_network(model: keras.Model) -> str:
+    """Return a description of a network without the values of its weights.
 
-    >>> import keras
     >>> def build(name):
     ...     return keras.Sequential([keras.Input([2]), keras.layers.Dense(3, name)])
     >>> describe_network(build("relu")) == describe_network(build("tanh"))
@@ -48,25 +49,25 @@ def describe_network(model):
     return json.dumps([signature(model, adapted=True), layers, shapes])
 
 
-def _bare(config, names):
-    """`config` without initial values, and with layers numbered in the order of their appearance."""
+def _stripped(config: Any, numbers: dict[str, int]) -> Any:
+    """Return `config` without initial values, its layers numbered in their order of appearance."""
     if isinstance(config, list):
-        return [_bare(item, names) for item in config]
+        return [_stripped(item, numbers) for item in config]
     if not isinstance(config, dict):
         return config
     if "module" in config and (config["module"] or "keras").split(".")[0] not in ("keras", "tfbn"):
         raise ValueError(f"{config['class_name']} is not Keras'.")
     if config.get("class_name") == "__lambda__":
-        raise ValueError("The configuration of a function does not tell what it refers to.")
-    called = ("name", *REFERENCES) if config.keys() & OF_LAYERS else REFERENCES
+        raise ValueError("The configuration of a function does not include what it refers to.")
+    references = ("name", *REFERENCE_KEYS) if config.keys() & LAYER_KEYS else REFERENCE_KEYS
     return {
-        key: _numbered(value, names) if key in called else _bare(value, names)
+        key: _numbered(value, numbers) if key in references else _stripped(value, numbers)
         for key, value in config.items()
         if key not in ("seed", "compile_config") and not key.endswith("_initializer")
     }
 
 
-def _numbered(value, names):
+def _numbered(value: Any, numbers: dict[str, int]) -> Any:
     if isinstance(value, list):
-        return [_numbered(item, names) for item in value]
-    return names.setdefault(value, len(names)) if isinstance(value, str) else value
+        return [_numbered(item, numbers) for item in value]
+    return numbers.setdefault(value, len(numbers)) if isinstance(value, str) else value

@@ -1,127 +1,122 @@
-"""The compiled functions of a model: an epoch, a step, an evaluation; on one device or over replicas."""
+"""The compiled functions of one model: an epoch, a step, an evaluation; on one device or over replicas."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from tfbn.foundation.errors import first_line
 from tfbn.keras_internals import symbolic_build
 from tfbn.runtime import strategies
-from tfbn.runtime.devices import supports_empty_batch
+from tfbn.runtime.devices import find_device, supports_empty_batch
+from tfbn.runtime.selftest import choose_jit
 
-_as_it_is = tf.autograph.experimental.do_not_convert
+Order = Sequence[int] | np.ndarray
+_without_autograph = tf.autograph.experimental.do_not_convert
 
 
-class Steps:
-    """Keras' own steps of one compiled model, many of them a call.
+def make_steps(model: keras.Model, device: str, jit: bool | str, strategy: Any) -> DeviceSteps:
+    """Return the steps of `model` on one device, or over a strategy's replicas; see `Solver`."""
+    if strategy is None:
+        device = find_device(device)
+        return DeviceSteps(model, device, choose_jit(model, device, jit))
+    strategies.check_strategy(strategy, device, jit)
+    return ReplicaSteps(model, strategy)
 
-    Args:
-        model: `keras.Model`, which has to be built and compiled by Keras before anything is called.
-        device: str, as `tfbn.devices.find_device` gives it.
-        jit: bool, whether XLA compiles epochs; False from then on where that fails.
-        strategy: of `tf.distribute`, over whose replicas each batch is split. Default None.
+
+class DeviceSteps:
+    """Keras' own steps of one model on one device, many of them in one call.
+
+    The model has to be built, and compiled by Keras, before a step is called.
+
+    Attributes:
+        device: the device's name, as `find_device` returns it.
+        jit: whether XLA compiles epochs; False from then on where XLA fails.
     """
 
-    def __init__(self, model, device, jit, strategy=None):
-        self.jit = jit
-        self._model, self._device, self._strategy = model, device, strategy
-        self._epoch = tf.function(self._epoch_steps, jit_compile=jit)
-        self._step = tf.function(self._single_step, reduce_retracing=True)
-        self._evaluation_by_shards = tf.function(self._evaluation_on_replicas, reduce_retracing=True)
-        self._evaluations = {}
+    def __init__(self, model: keras.Model, device: str, jit: bool) -> None:
+        self.device, self.jit = device, jit
+        self._model = model
+        self._epoch = tf.function(self._run_epoch, jit_compile=jit)
+        self._step = tf.function(self._run_step, reduce_retracing=True)
+        self._evaluations: dict = {}
 
-    def place(self):
-        """Where variables are created and functions run, a context."""
-        return tf.device(self._device) if self._strategy is None else strategies.scope(self._strategy)
+    def place(self) -> contextlib.AbstractContextManager:
+        """Return the context in which variables are created and functions run."""
+        return tf.device(self.device)
 
-    def create_variables(self, x, y):
-        """Create those of the optimizer and the metrics, by an example of the data."""
+    def check_trainable(self, optimizer: keras.optimizers.Optimizer, loss: Any) -> None:
+        """Raise ValueError if the steps would not be those of Keras on one device."""
+
+    def create_variables(self, x: tf.Tensor, y: tf.Tensor, y_pred: Any, loss: Any) -> None:
+        """Create the variables of the optimizer and the metrics.
+
+        Args:
+            x, y: one example or more.
+            y_pred: the model's symbolic output.
+            loss: the solver's argument.
+        """
         with self.place():
             self._model.optimizer.build(self._model.trainable_variables)
-            # Keras creates the metrics' variables at their first update, which must not happen
-            # inside of a compiled function.
-            if self._strategy is None:
-                self._model.test_step((x[:1], y[:1]))
-            else:  # A step would have to run on all replicas; Keras' fit calls this.
-                symbolic_build(self._model, (x[:1], y[:1]))
-        self.reset_metrics()
-
-    def reset_metrics(self):
-        """Begin to average anew."""
-        with self.place():
+            self._create_metrics((x[:1], y[:1]))
             self._model.reset_metrics()
 
-    def metrics(self):
-        """The loss and the metrics averaged since `reset_metrics`, a dict of floats."""
+    def _create_metrics(self, batch):
+        # Keras creates the metrics' variables at their first update, which must not happen inside of a
+        # compiled function.
+        self._model.test_step(batch)
+
+    def averaged(self, run: Callable, *arguments: Any) -> dict[str, float]:
+        """Return the loss and the metrics, averaged over the steps that ``run(*arguments)`` takes."""
+        with self.place():
+            self._model.reset_metrics()
+        run(*arguments)
         with self.place():
             return {name: float(value) for name, value in self._model.get_metrics_result().items()}
 
-    def train(self, x, y):
-        """One step on one batch."""
+    def train(self, x: tf.Tensor, y: tf.Tensor) -> None:
+        """Train one step on one batch."""
         with self.place():
-            if self._strategy is not None:
-                self._check_shards(len(x))
             self._step(x, y)
 
-    def train_epoch(self, x, y, order, batch_size):
-        """Steps on the rows `order`, ints ``[M]``, so many at a time; a rest of fewer makes a last step."""
+    def train_epoch(self, x: tf.Tensor, y: tf.Tensor, order: Order, batch_size: int) -> None:
+        """Train on the rows in `order`, `batch_size` at a time; the last step may be smaller."""
         with self.place():
             order = tf.constant(order, "int32")
-            if self._strategy is not None:
-                self._check_shards(min(batch_size, len(order) % batch_size or batch_size))
-                return self._epoch(*strategies.copies(self._strategy, (x, y)), order, batch_size)
             try:
-                return self._epoch(x, y, order, batch_size)
+                self._epoch(x, y, order, batch_size)
             except tf.errors.OpError as error:
                 if not self.jit or isinstance(error, tf.errors.ResourceExhaustedError):
                     raise
                 # XLA compiles a program before it runs any of it: no step was lost.
-                reason = first_line(error)
-                warnings.warn(f"XLA failed, training goes on without: {reason}", stacklevel=2)
+                warnings.warn(f"XLA failed, training goes on without: {first_line(error)}", stacklevel=2)
                 self.jit = False
-                self._epoch = tf.function(self._epoch_steps)
-                return self._epoch(x, y, order, batch_size)
+                self._epoch = tf.function(self._run_epoch)
+                self._epoch(x, y, order, batch_size)
 
-    def evaluate(self, x, y, batch_size):
-        """Steps of inference over all rows, so many at a time."""
+    def evaluate(self, x: tf.Tensor, y: tf.Tensor, batch_size: int) -> None:
+        """Evaluate on all rows in inference mode, `batch_size` at a time."""
         with self.place():
-            if self._strategy is not None:
-                self._check_shards(min(len(x), batch_size))
-                spread = strategies.copies(self._strategy, (x, y))
-                # Tensors, because every Python number would be traced anew.
-                return self._evaluation_by_shards(*spread, *tf.constant([len(x), batch_size], "int64"))
             # Traced here for any number of examples: TensorFlow would warn where several solvers do.
             specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (x, y))
             if specs not in self._evaluations:
-                trace = tf.function(self._evaluation_steps).get_concrete_function
+                trace = tf.function(self._run_evaluation).get_concrete_function
                 self._evaluations[specs] = trace(*specs, tf.TensorSpec([], "int32"))
-            return self._evaluations[specs](x, y, tf.constant(batch_size, "int32"))
+            self._evaluations[specs](x, y, tf.constant(batch_size, "int32"))
 
-    def _check_shards(self, rows):
-        """Raise if a replica gets none of so many rows, and a layer cannot do with none."""
-        count = self._strategy.num_replicas_in_sync
-        if rows < count and not supports_empty_batch(self._model, self._device):
-            raise ValueError(
-                f"A batch of {rows:,} leaves some of {count} replicas without a row, and TensorFlow's "
-                "convolutions and poolings cannot do with none on a CPU. Take another number of examples "
-                "or another batch size, so that every batch has a row for each."
-            )
-
-    def _single_step(self, x, y):
-        if self._strategy is None:
-            _as_it_is(self._model.train_step)((x, y))
-        else:
-            strategies.train_step(self._strategy, self._model, x, y, tf.range(tf.shape(x)[0]))
+    def _run_step(self, x, y):
+        _without_autograph(self._model.train_step)((x, y))
 
     def _train_rows(self, x, y, rows):
-        if self._strategy is None:
-            _as_it_is(self._model.train_step)((tf.gather(x, rows), tf.gather(y, rows)))
-        else:
-            strategies.train_step(self._strategy, self._model, x, y, rows)
+        self._run_step(tf.gather(x, rows), tf.gather(y, rows))
 
-    def _epoch_steps(self, x, y, order, batch_size):
+    def _run_epoch(self, x, y, order, batch_size):
         steps, rest = divmod(order.shape[0], batch_size)
         batches = tf.reshape(order[: steps * batch_size], [steps, batch_size])
         for step in tf.range(steps):
@@ -129,12 +124,69 @@ class Steps:
         if rest:
             self._train_rows(x, y, order[-rest:])
 
-    def _evaluation_steps(self, x, y, batch_size):
+    def _run_evaluation(self, x, y, batch_size):
         for start in tf.range(0, tf.shape(x)[0], batch_size):
-            _as_it_is(self._model.test_step)((x[start : start + batch_size], y[start : start + batch_size]))
+            rows = slice(start, start + batch_size)
+            _without_autograph(self._model.test_step)((x[rows], y[rows]))
 
-    def _evaluation_on_replicas(self, x, y, examples, batch_size):
-        # Batches of about one size, for no small rest to leave replicas without a row.
+
+class ReplicaSteps(DeviceSteps):
+    """The same steps with each batch split over the replicas of a strategy, without XLA."""
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+        super().__init__(model, strategies.device_of(strategy), jit=False)
+        self._strategy = strategy
+        self._evaluation = tf.function(self._run_shares, reduce_retracing=True)
+
+    def place(self) -> contextlib.AbstractContextManager:
+        return strategies.scope(self._strategy)
+
+    def check_trainable(self, optimizer: keras.optimizers.Optimizer, loss: Any) -> None:
+        strategies.check_trainable(self._strategy, self._model, optimizer, loss)
+
+    def create_variables(self, x: tf.Tensor, y: tf.Tensor, y_pred: Any, loss: Any) -> None:
+        specs = (tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (y, y_pred))
+        strategies.check_loss(loss, *specs)
+        super().create_variables(x, y, y_pred, loss)
+
+    def _create_metrics(self, batch):
+        symbolic_build(self._model, batch)  # As Keras' fit does; a step would have to run on all replicas.
+
+    def train(self, x: tf.Tensor, y: tf.Tensor) -> None:
+        self._check_rows(len(x))
+        super().train(x, y)
+
+    def train_epoch(self, x: tf.Tensor, y: tf.Tensor, order: Order, batch_size: int) -> None:
+        self._check_rows(min(batch_size, len(order) % batch_size or batch_size))
+        with self.place():
+            x, y = strategies.copies(self._strategy, (x, y))
+            super().train_epoch(x, y, order, batch_size)
+
+    def evaluate(self, x: tf.Tensor, y: tf.Tensor, batch_size: int) -> None:
+        self._check_rows(min(len(x), batch_size))
+        with self.place():
+            # Tensors, because every Python number would be traced anew.
+            sizes = tf.constant([len(x), batch_size], "int64")
+            self._evaluation(*strategies.copies(self._strategy, (x, y)), *sizes)
+
+    def _check_rows(self, rows):
+        """Raise ValueError if a batch of `rows` leaves a replica empty and a layer cannot train on none."""
+        count = self._strategy.num_replicas_in_sync
+        if rows < count and not supports_empty_batch(self._model, self.device):
+            raise ValueError(
+                f"A batch of {rows:,} leaves some of {count} replicas without a row, which TensorFlow's "
+                "convolutions and poolings do not support on a CPU. Change the number of examples or the "
+                "batch size, so that every batch has a row for each replica."
+            )
+
+    def _run_step(self, x, y):
+        self._train_rows(x, y, tf.range(tf.shape(x)[0]))
+
+    def _train_rows(self, x, y, rows):
+        strategies.train_step(self._strategy, self._model, x, y, rows)
+
+    def _run_shares(self, x, y, examples, batch_size):
+        # Batches of nearly equal sizes, so that no small last batch leaves replicas without a row.
         batches = -(-examples // batch_size)
         for batch in tf.range(batches):
             rows = tf.range(batch * examples // batches, (batch + 1) * examples // batches)
