@@ -94,9 +94,7 @@ FLAGS = [
     ("side", "kind", "shape", "options"),
     [("before", *case) for case in BEFORE] + [("after", *case) for case in AFTER],
 )
-def test_fold_moves_a_norm_into_every_layer_that_takes_it(
-    side, kind, shape, options, norm, use_bias, flags
-):
+def test_fold_moves_a_norm_into_each_kind_of_layer(side, kind, shape, options, norm, use_bias, flags):
     # float64, so that a small mistake does not pass for rounding.
     layer = kind(**options, use_bias=use_bias, dtype="float64", name="taker")
     stack = [layer, norm(dtype="float64", name="norm", **flags)]

@@ -24,6 +24,7 @@ from tfbn.serving.proof import ByEndpoint, Endpoints
 # By format: its file, and the packages that write and run it. tfbn's extra of the same name installs them.
 FILES = {"savedmodel": "savedmodel", "litert": "model.tflite", "onnx": "model.onnx"}
 PACKAGES = {"savedmodel": (), "litert": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime")}
+LONGEST_REASON = 1000  # characters: ONNX Runtime names the operation at the end of a long line
 
 
 def check_formats(formats: Any, images: bool) -> None:
@@ -100,7 +101,7 @@ def run_isolated(
     if process.returncode:
         raise ValueError(
             f"The runtime of {name} cannot run the model. Nothing was written. Choose other `formats`. "
-            f"(Exit code {process.returncode}) {last_line(process.stderr)}"
+            f"(Exit code {process.returncode}) {last_line(process.stderr, longest=LONGEST_REASON)}"
         )
     with np.load(destination) as arrays:
         outputs = dict(arrays)
