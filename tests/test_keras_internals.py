@@ -113,3 +113,10 @@ def test_symbolic_build_creates_metric_variables_without_a_step():
     assert int(model.optimizer.iterations) == 0
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+def test_mask_of_returns_the_mask_of_a_tensor_or_none():
+    inputs = keras.Input((5, 3))
+    masked = keras.layers.Dense(2)(keras.layers.Masking()(inputs))
+    assert keras_internals.mask_of(inputs) is None
+    assert keras_internals.mask_of(masked).dtype == "bool"

@@ -42,3 +42,8 @@ def under_xla() -> bool:
 def symbolic_build(model: Any, batch: tuple) -> None:
     """Create the variables of a compiled model's metrics from a batch, without running a step."""
     model._symbolic_build(data_batch=batch)
+
+
+def mask_of(tensor: Any) -> Any:
+    """Return the mask that Keras passes on with a tensor, or None without one."""
+    return getattr(tensor, "_keras_mask", None)

@@ -1,11 +1,8 @@
 import importlib
-import io
 import json
-import logging
 import os
 import subprocess
 import sys
-import warnings
 
 import keras
 import numpy as np
@@ -13,8 +10,10 @@ import pytest
 import tensorflow as tf
 
 import tfbn
+from tfbn.serving import formats as formats_module
 from tfbn.serving import runtimes
-from tfbn.serving.export import FORMATS, export
+from tfbn.serving.export import export
+from tfbn.serving.formats import FILES, PACKAGES
 
 module = importlib.import_module("tfbn.serving.export")
 L = keras.layers
@@ -56,19 +55,19 @@ def outputs(model, x):
 
 def need(*formats):
     for name in formats:
-        for package in FORMATS[name][1]:
+        for package in PACKAGES[name]:
             pytest.importorskip(package)
 
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """For what does not hang on the process: TensorFlow takes seconds to start."""
+    """For tests that need no fresh process: TensorFlow takes seconds to start."""
 
     def run(kind, path, inputs, scratch):
-        call, signatures = runtimes.RUNTIMES[kind](str(path))
+        call, signatures = runtimes.LOADERS[kind](str(path))
         return *runtimes.measure(call, inputs), signatures
 
-    monkeypatch.setattr(runtimes, "run_elsewhere", run)
+    monkeypatch.setattr(module, "run_isolated", run)
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +106,11 @@ def load_onnx(path):
 @pytest.mark.parametrize(
     ("name", "load"), [("savedmodel", load_savedmodel), ("litert", load_litert), ("onnx", load_onnx)]
 )
-def test_each_format_gives_what_the_model_gives(tmp_path, in_process, rng, name, load, build):
+def test_each_format_gives_the_outputs_of_the_model(tmp_path, in_process, rng, name, load, build):
     need(name)
     model = build()
     done = export(model, tmp_path / "new", formats=[name])
-    run = load(done.path / FORMATS[name][0])
+    run = load(done.path / FILES[name])
     for size in (1, 5, 70):
         x = rng.normal(size=[size, *model.input_shape[1:]]).astype("float32")
         np.testing.assert_allclose(run(x), outputs(model, x), rtol=1e-4, atol=1e-5)
@@ -122,7 +121,7 @@ def test_each_format_gives_what_the_model_gives(tmp_path, in_process, rng, name,
     assert (tensor["shape"], tensor["dtype"]) == ([None, *model.input_shape[1:]], "float32")
 
 
-def test_the_small_runtimes_in_their_processes(tmp_path):
+def test_export_to_litert_and_onnx_in_their_own_processes(tmp_path):
     need("litert", "onnx")
     told = []
     model = dense()
@@ -133,7 +132,7 @@ def test_the_small_runtimes_in_their_processes(tmp_path):
     assert [list(row["milliseconds"]) for row in done.rows] == [[1, 32]] * 4
 
 
-def test_the_savedmodel_serves_without_tfbn(exported, python, tmp_path, rng):
+def test_savedmodel_serves_without_tfbn(exported, python, tmp_path, rng):
     """Labels of pixels, in a process that cannot import tfbn."""
     model, done = exported
     x = rng.integers(0, 256, [5, 8, 8, 1], "uint8")
@@ -154,7 +153,7 @@ def test_the_savedmodel_serves_without_tfbn(exported, python, tmp_path, rng):
     np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_export_json(exported):
+def test_export_json_has_the_keys_and_rows(exported):
     model, done = exported
     assert {file.name for file in done.path.iterdir()} == {"savedmodel", "export.json"}
     assert [file.name for file in done.path.parent.iterdir()] == ["model"]
@@ -184,7 +183,8 @@ def test_export_json(exported):
     assert all(0 < time < 1000 for row in content["rows"] for time in row["milliseconds"].values())
 
 
-def test_table(exported):
+def test_table_has_a_row_for_each_endpoint(exported, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     lines = exported[1].table().splitlines()
     heads = ["file", "kB", "difference", "ms, batch of 1", "ms, batch of 32"]
     assert lines[0].split() == " ".join(heads).split()
@@ -229,7 +229,7 @@ ANY_SIZE = functional([None, None, 3], L.Conv2D(4, 3), L.BatchNormalization(), L
         (dense(), {"data": (np.ones([4, 8]), np.ones(4))}, {}, "float32"),
     ],
 )
-def test_models_of_all_kinds(tmp_path, in_process, model, options, folding, dtype):
+def test_export_accepts_models_of_all_kinds(tmp_path, in_process, model, options, folding, dtype):
     done = export(model, tmp_path / "new", **options)
     assert done.rows[-1]["name"].startswith("savedmodel")
     assert done.about["folding"] == folding or folding == {} == done.about["folding"]["kept"]
@@ -239,67 +239,19 @@ def test_models_of_all_kinds(tmp_path, in_process, model, options, folding, dtyp
     assert tensor["dtype"] == dtype and tensor["shape"][0] is None
 
 
-LOGITS = tf.constant([[1.0, 2.0, 4.0], [0.0, -1.0, 3.0]])
-SOFTMAX, SIGMOID = tf.nn.softmax(LOGITS), tf.sigmoid(LOGITS)
-
-
-@pytest.mark.parametrize(
-    ("layers", "expected"),
-    [
-        ([L.Identity()], SOFTMAX),
-        ([L.Activation("linear")], SOFTMAX),
-        ([L.Softmax()], SOFTMAX),
-        ([L.Activation("softmax")], SOFTMAX),
-        ([L.Activation("sigmoid")], SIGMOID),
-        ([keras.ops.softmax], SOFTMAX),
-        ([L.Dense(3, "softmax", kernel_initializer="identity")], SOFTMAX),
-        ([L.Softmax(), L.Activation("linear", dtype="float32")], SOFTMAX),
-        ([functional([3], L.Softmax())], SOFTMAX),
-        ([functional([3], L.Identity())], SOFTMAX),
-        ([L.Softmax(), L.Reshape([3])], SOFTMAX),
-        ([L.Cropping1D((1, 1)), L.Flatten()], None),
-    ],
-)
-def test_images_give_probabilities(layers, expected):
-    if expected is None:
-        layers, expected = [L.Reshape([3, 1]), *layers], SIGMOID[:, 1:2]  # a single logit
-    # Pixels are too coarse for these logits: the model looks them up.
-    model = functional([1], L.Rescaling(255.0), L.Embedding(2, 3, weights=[LOGITS]), L.Flatten(), *layers)
-    head = module._head(model, np.array([[0], [1]], "float32") / 255)
-    serve = module._endpoints(model, tf.TensorSpec([None, 1], "float32"), head)["serve_images"]
-    np.testing.assert_allclose(serve(tf.constant([[0], [1]], "uint8")), expected, rtol=1e-5)
-
-
-def test_a_difference_leaves_nothing(tmp_path, in_process, monkeypatch):
-    convert = module._convert
+def test_a_difference_above_the_tolerance_leaves_nothing(tmp_path, in_process, monkeypatch):
+    convert = module.convert
 
     def perturb(name, model, *rest):
         model.layers[-1].bias.assign_add([0.0, 0.01, 0.0])
         convert(name, model, *rest)
 
-    monkeypatch.setattr(module, "_convert", perturb)
+    monkeypatch.setattr(module, "convert", perturb)
     with pytest.raises(ValueError, match=r"outputs of savedmodel differ by .*e-0.*tolerance=1.0e-05"):
         export(dense(), tmp_path / "a" / "new")
     assert not any(tmp_path.iterdir())
     export(dense(), tmp_path / "a" / "new", tolerance=0.1)
     assert [file.name for file in tmp_path.rglob("*.json")] == ["export.json"]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ([[1.0, -4.0]], 0.0),
-        ([[1.0, -3.0]], 0.25),
-        ([[np.nan, -4.0]], np.nan),
-        ([[1.0]], np.inf),
-        ([[1.0, -4.0]] * 2, np.inf),
-    ],
-)
-def test_difference(given, expected):
-    wanted = {1: np.array([[1.0, -4.0]]), 3: np.zeros([3, 2])}
-    assert module._difference({1: np.array(given), 3: np.zeros([3, 2])}, wanted) == pytest.approx(
-        expected, nan_ok=True
-    )
 
 
 def test_a_runtime_that_fails_leaves_nothing(tmp_path):
@@ -316,42 +268,21 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_what_a_converter_prints_is_kept(capfd):
-    heard = io.StringIO()
-    handler = logging.StreamHandler(heard)  # as a notebook has one, away from the file descriptors
-    logging.getLogger().addHandler(handler)
-    try:
-        with module._captured() as said:
-            sys.stdout.write("one\n")
-            os.write(1, b"two\n")
-            os.write(2, b"three\n")
-            logging.getLogger("converter").warning("chatter")
-            warnings.warn("chatter", stacklevel=1)
-            text = said()
-        assert capfd.readouterr() == ("", "") and heard.getvalue() == ""
-        assert {"one", "two", "three"} == set(text.split())
-        os.write(2, b"again")
-        logging.getLogger("converter").warning("back")
-        assert capfd.readouterr().err.startswith("again") and heard.getvalue() == "back\n"
-    finally:
-        logging.getLogger().removeHandler(handler)
-
-
-@pytest.mark.parametrize("when", ["on_format", "_convert", "run_elsewhere"])
+@pytest.mark.parametrize("when", ["on_format", "convert", "run_isolated"])
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch, when):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     if when != "on_format":
-        monkeypatch.setattr(module if when == "_convert" else runtimes, when, interrupt)
+        monkeypatch.setattr(module, when, interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(dense(), tmp_path / "new", on_format=interrupt if when == "on_format" else None)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "packages"), [("litert", "ai_edge_litert"), ("onnx", "tf2onnx, onnx,")])
-def test_a_missing_extra(tmp_path, monkeypatch, name, packages):
-    monkeypatch.setattr(module, "is_installed", lambda package: False)
+def test_error_names_the_missing_extra(tmp_path, monkeypatch, name, packages):
+    monkeypatch.setattr(formats_module, "is_installed", lambda package: False)
     with pytest.raises(ValueError, match=rf"{packages}.* pip install 'tfbn\[{name}\]'"):
         export(dense(), tmp_path / "new", ["savedmodel", name])
     assert not any(tmp_path.iterdir())
@@ -390,21 +321,21 @@ A_DICT = keras.Model(x, {"a": L.Dense(2)(x)})
         (A_DICT, {}, "must have one output"),
     ],
 )
-def test_bad_input(tmp_path, model, options, message):
-    need(*[name for name in options.get("formats", ()) if name in FORMATS])
+def test_export_rejects_bad_input(tmp_path, model, options, message):
+    need(*[name for name in options.get("formats", ()) if name in FILES])
     with pytest.raises(ValueError, match=message):
         export(model, tmp_path / "new", **options)
     assert not any(tmp_path.iterdir())
 
 
-def test_no_model(tmp_path):
+def test_export_rejects_bad_types(tmp_path):
     with pytest.raises(TypeError, match=r"must be a keras\.Model"):
         export("model.keras", tmp_path / "new")
     with pytest.raises(TypeError, match="`tolerance` must be a number"):
         export(DENSE, tmp_path / "new", tolerance="1e-5")
 
 
-def test_bad_path(tmp_path):
+def test_export_rejects_a_path_it_cannot_write(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
     with pytest.raises(ValueError, match="exists already"):
@@ -413,7 +344,7 @@ def test_bad_path(tmp_path):
         export(FLAT, "/proc/nowhere")
 
 
-def test_the_process_shuts_tfbn_and_keras_out(tmp_path):
+def test_isolated_process_cannot_import_tfbn_or_keras(tmp_path):
     """Packages are found where they were found here, last of all."""
     (tmp_path / "elsewhere.py").touch()
     script = (
@@ -431,7 +362,7 @@ def test_the_process_shuts_tfbn_and_keras_out(tmp_path):
     subprocess.run([sys.executable, "-I", "-c", script, runtimes.__file__, tmp_path], check=True)
 
 
-def test_the_logger_of_tensorflow_is_as_before(tmp_path, capfd):
+def test_export_leaves_the_logger_of_tensorflow_as_it_was(tmp_path, capfd):
     export(dense(), tmp_path / "new")
     tf.get_logger().warning("still here")
     assert "Logging error" not in capfd.readouterr().err

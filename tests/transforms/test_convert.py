@@ -147,7 +147,7 @@ def policy():
 
 @pytest.mark.parametrize("kind", BATCHNORM_CLASSES)
 @pytest.mark.parametrize("net", NETS)
-def test_the_twin_is_the_network_built_without(net, kind):
+def test_without_batchnorm_gives_the_network_built_without(net, kind):
     model, reference = scrambled(net(BATCHNORM_CLASSES[kind])), net(identity)
     x = inputs_of(model)
     before, outputs = state(model), outputs_of(model, x, training=False)
@@ -167,7 +167,7 @@ def test_the_twin_is_the_network_built_without(net, kind):
     assert twin.output_names == keras.Model(model.inputs, model.outputs).output_names
 
 
-def test_training_goes_as_without(blobs):
+def test_twin_trains_as_the_network_built_without(blobs):
     # A network of this package has its kernels from the seed, with and without batch norm.
     def build(use_batchnorm):
         return tfbn.Model(8, 3, hidden_dims=(6, 5), use_batchnorm=use_batchnorm, dropout=0.2)
@@ -189,7 +189,7 @@ def test_training_goes_as_without(blobs):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("to", BATCHNORM_CLASSES)
 @pytest.mark.parametrize("net", NETS)
-def test_converted_layers_do_the_same(net, to, dtype, policy):
+def test_converted_layers_give_the_same_in_inference_and_training(net, to, dtype, policy):
     policy(dtype)
     model = scrambled(net(OTHER[to]))
     x = inputs_of(model)
@@ -234,7 +234,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("to", BATCHNORM_CLASSES)
 @pytest.mark.parametrize("options", OPTIONS, ids=", ".join)
-def test_arguments_are_kept(options, to):
+def test_convert_keeps_arguments_both_ways(options, to):
     model = keras.Sequential([keras.Input((5, 4)), OTHER[to](**options)])
     model.layers[0].set_weights(scrambled(model).get_weights())
     copy = tfbn.convert(model, to=to)
@@ -259,7 +259,7 @@ def test_arguments_are_kept(options, to):
     assert_equal(state(copy), state(again))
 
 
-def test_synchronized_and_an_axis_in_a_list():
+def test_convert_keeps_synchronized_and_an_axis_in_a_list():
     model = keras.Sequential([keras.Input((5, 4)), OURS(synchronized=True, axis=[1], name="n")])
     layer = tfbn.convert(model, to="keras").get_layer("n")
     assert layer.synchronized and layer.axis == 1 and layer.gamma.shape == (5,)
@@ -270,7 +270,7 @@ def test_synchronized_and_an_axis_in_a_list():
     )
 
 
-def test_a_policy_of_half_precision_rounds_for_keras():
+def test_convert_to_keras_rounds_weights_of_half_precision():
     model = scrambled(keras.Sequential([keras.Input((4,)), OURS(dtype="float16", name="n")]))
     theirs = tfbn.convert(model, to="keras")
     assert {w.dtype for w in theirs.weights} == {"float16"}
@@ -293,7 +293,7 @@ def with_every_state():
 
 
 @pytest.mark.parametrize("function", [tfbn.without_batchnorm, lambda model: tfbn.convert(model, "keras")])
-def test_states_go_along(function):
+def test_copies_have_all_states(function):
     model = with_every_state()
     x = tf.constant([["a"], ["c"], ["b"], ["z"]])
     model(x, training=True)  # Random numbers have been drawn.
@@ -311,7 +311,7 @@ def test_states_go_along(function):
 
 
 @pytest.mark.parametrize("function", [tfbn.without_batchnorm, lambda model: tfbn.convert(model, "keras")])
-def test_frozen_models_and_precision(function):
+def test_copies_keep_frozen_models_and_precision(function):
     model = nested(OURS)
     model.get_layer("block").trainable = False
     copy = function(model)
@@ -324,7 +324,7 @@ def test_frozen_models_and_precision(function):
 
 
 @pytest.mark.parametrize("kind", BATCHNORM_CLASSES)
-def test_a_mask_of_the_norm_s_own_survives(kind, tmp_path):
+def test_twin_keeps_a_mask_given_to_the_norm_alone(kind, tmp_path):
     # The mask reaches pooling in the middle, and at the end the loss.
     inputs, mask = keras.Input((5, 3)), keras.Input((5,), dtype="bool", name="mask")
     x = L.Dropout(0.1)(BATCHNORM_CLASSES[kind](name="n")(L.Dense(4, name="d")(inputs), mask=mask))
@@ -344,7 +344,7 @@ def test_a_mask_of_the_norm_s_own_survives(kind, tmp_path):
         np.testing.assert_allclose(np.atleast_1d(loss)[0], losses[kept].mean(), rtol=1e-5)
 
 
-def test_integers_become_numbers_as_in_a_norm():
+def test_twin_casts_integers_as_a_norm_does():
     model = keras.Sequential(
         [keras.Input((6, 6, 3), dtype="uint8"), OURS(), L.Conv2D(2, 3, name="c"), L.Flatten()]
     )
@@ -353,7 +353,7 @@ def test_integers_become_numbers_as_in_a_norm():
     np.testing.assert_allclose(tfbn.without_batchnorm(model)(x), expected, rtol=1e-5)
 
 
-def test_a_network_of_keras_applications():
+def test_convert_and_without_batchnorm_of_keras_applications():
     model = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=10)
     x = np.random.default_rng(0).uniform(0, 255, [16, 32, 32, 3]).astype("float32")
     model(x, training=True)
@@ -390,7 +390,7 @@ for name in ("keras", "plain", "tfbn"):
 """
 
 
-def test_they_load_and_train_in_a_fresh_process(tmp_path, python):
+def test_copies_load_and_train_in_a_fresh_process(tmp_path, python):
     model = scrambled(
         tfbn.Model((8, 8, 1), 3, conv_filters=(4,), dropout=0.1, norm_position="after_activation")
     )
@@ -481,14 +481,14 @@ UNREACHABLE = [
 
 @pytest.mark.parametrize("to", [None, *BATCHNORM_CLASSES])
 @pytest.mark.parametrize(("build", "names"), UNREACHABLE)
-def test_norms_out_of_reach_are_named(build, names, to):
+def test_error_names_norms_out_of_reach(build, names, to):
     model = build(OTHER.get(to, OURS))
     with pytest.raises(ValueError, match=r"are out of reach") as raised:
         tfbn.convert(model, to=to) if to else tfbn.without_batchnorm(model)
     assert f"of its own: {names}. Build" in str(raised.value)
 
 
-def test_norms_that_need_no_conversion_may_be_out_of_reach():
+def test_convert_accepts_norms_out_of_reach_that_need_no_conversion():
     model = stack((5, 4), L.TimeDistributed(OURS(name="bn"), name="t"), OwnOurs(name="o"), THEIRS(name="n"))
     with keras.saving.custom_object_scope({"OwnOurs": OwnOurs}):
         copy = tfbn.convert(model)
@@ -542,14 +542,14 @@ def to_keras(model):
         ),
     ],
 )
-def test_errors(function, build, error, message):
+def test_convert_and_without_batchnorm_reject_bad_input(function, build, error, message):
     with pytest.raises(error) as raised:
         function(build())
     assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("to", ["torch", "Keras", None, 3, ["keras"]])
-def test_to_is_one_of_two(to):
+def test_convert_rejects_an_unknown_package(to):
     with pytest.raises(ValueError, match=r"`to` must be one of \['tfbn', 'keras'\]. Received: to="):
         tfbn.convert(stack((4,), THEIRS()), to=to)
 
@@ -571,7 +571,7 @@ def test_to_is_one_of_two(to):
         ),
     ],
 )
-def test_options_that_keras_does_not_have(shape, options, named):
+def test_convert_rejects_options_that_keras_lacks(shape, options, named):
     model = stack(shape, OURS(name="fine"), stack(shape, OURS(name="n", **options)))
     with pytest.raises(ValueError) as raised:
         to_keras(model)

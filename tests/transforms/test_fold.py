@@ -6,6 +6,7 @@ from keras import layers as L
 import tfbn
 from tfbn.layers import inspection
 from tfbn.transforms import fold as module
+from tfbn.transforms import plan
 from tfbn.transforms.fold import fold
 
 BN = tfbn.BatchNormalization
@@ -21,7 +22,7 @@ def scramble(model, seed=0):
                     weight.assign(rng.uniform(0.5, 1.5, weight.shape))
                 if weight.name in ("beta", "moving_mean"):
                     weight.assign(rng.normal(size=weight.shape))
-        elif isinstance(layer, module.TAKERS["before"]) and layer.use_bias:
+        elif isinstance(layer, plan.TAKERS["before"]) and layer.use_bias:
             layer.bias.assign(rng.normal(size=layer.bias.shape))
     return model
 
@@ -93,7 +94,7 @@ FLAGS = [
     ("side", "kind", "shape", "options"),
     [("before", *case) for case in BEFORE] + [("after", *case) for case in AFTER],
 )
-def test_every_layer_takes_it_in(side, kind, shape, options, norm, use_bias, flags):
+def test_fold_moves_a_norm_into_each_kind_of_layer(side, kind, shape, options, norm, use_bias, flags):
     # float64, so that a small mistake does not pass for rounding.
     layer = kind(**options, use_bias=use_bias, dtype="float64", name="taker")
     stack = [layer, norm(dtype="float64", name="norm", **flags)]
@@ -105,7 +106,7 @@ def test_every_layer_takes_it_in(side, kind, shape, options, norm, use_bias, fla
     assert_same(model, folded, rtol=1e-12)
 
 
-def test_both_sides_hold_to_the_formula():
+def test_folded_weights_match_the_formula_on_both_sides():
     rng = np.random.default_rng(2)
     x, k, b = rng.normal(size=[7, 4]), rng.normal(size=[4, 6]), rng.normal(size=6)
     for side, channels in (("before", 6), ("after", 4)):
@@ -133,7 +134,7 @@ def test_both_sides_hold_to_the_formula():
         if case[0] is not L.Dense and case[2].get("padding") != "causal"
     ],
 )
-def test_channels_first_gives_the_same_weights(side, kind, shape, options, monkeypatch):
+def test_fold_gives_the_same_weights_for_channels_first(side, kind, shape, options, monkeypatch):
     # The CPU does not run these, but their kernels are laid out as those of channels last.
     monkeypatch.setattr(module, "_difference", lambda model, copy, data: 0.0)
     weights = []
@@ -153,7 +154,7 @@ def test_channels_first_gives_the_same_weights(side, kind, shape, options, monke
     ("shape", "axis", "size"),
     [((1, 4), [1, 2], 4), ((5, 4), -1, 4), ((5, 4), [2], 4), ((1, 4), 1, 1)],
 )
-def test_axes_that_come_to_the_channels(shape, axis, size):
+def test_fold_accepts_axes_that_amount_to_the_channels(shape, axis, size):
     model = chain(shape, L.Dense(4), BN(axis=axis, name="norm"))
     assert model.get_layer("norm").moving_mean.shape.num_elements() == size
     folded = fold(model)
@@ -171,7 +172,7 @@ def test_axes_that_come_to_the_channels(shape, axis, size):
         lambda: [L.Dense(6), L.ActivityRegularization(l2=0.1), BN(momentum=None), BN(debias=True)],
     ],
 )
-def test_chains_and_what_does_nothing_in_inference(stack):
+def test_fold_passes_chains_of_norms_and_layers_idle_in_inference(stack):
     model = chain((4,), *stack())
     for layer in inspection.find_batchnorms(model):
         if hasattr(layer, "count"):
@@ -260,7 +261,7 @@ def quantized():
         ),
     ],
 )
-def test_what_stays_and_why(shape, stack, reason):
+def test_fold_names_the_reason_why_a_norm_stays(shape, stack, reason):
     model = chain(shape, *stack())
     folded = fold(model)
     assert folded.folding.folded == {}
@@ -311,7 +312,7 @@ def shared_norm(inputs):
         (shared_norm, "BatchNormalization 'n' is called more than once"),
     ],
 )
-def test_branches_and_shared_layers_stay(graph, reason):
+def test_fold_keeps_norms_at_branches_and_shared_layers(graph, reason):
     inputs = keras.Input((4,))
     model = scramble(keras.Model(inputs, graph(inputs)))
     folded = fold(model)
@@ -320,7 +321,7 @@ def test_branches_and_shared_layers_stay(graph, reason):
     assert_same(model, folded)
 
 
-def test_calls_in_other_models_do_not_count():
+def test_fold_ignores_calls_in_other_models():
     inputs = keras.Input((4,))
     dense, norm = L.Dense(4), BN()
     model = scramble(keras.Model(inputs, norm(dense(inputs))))
@@ -328,7 +329,7 @@ def test_calls_in_other_models_do_not_count():
     assert len(fold(model).folding.folded) == 1
 
 
-def test_structures_several_inputs_and_masks():
+def test_fold_keeps_structures_of_inputs_and_outputs_and_masks():
     inputs = {"a": keras.Input((6, 3), name="a"), "b": keras.Input((6, 3), name="b")}
     a = L.Masking()(inputs["a"])
     a = BN(name="bn_a")(L.Dense(4, name="da")(a))
@@ -352,7 +353,7 @@ def nested(levels=1):
     return scramble(keras.Model(inputs, BN(name="bn")(L.Dense(2, name="d")(y)), name="outer"))
 
 
-def test_nested_models_stay_shared():
+def test_fold_keeps_nested_models_shared():
     model = nested(levels=2)  # which Keras does not reload
     model.get_layer("inner").trainable = False
     folded = fold(model)
@@ -390,7 +391,7 @@ class OwnCall(keras.Model):
         return 2 * super().call(x, training=training)
 
 
-def test_graphs_unknown():
+def test_fold_rejects_a_model_with_its_own_call_but_not_one_around_it():
     model = Unknown(name="mine")
     model(np.zeros([2, 4]))
     with pytest.raises(
@@ -416,7 +417,7 @@ def test_graphs_unknown():
         nested,
     ],
 )
-def test_original_stays_and_the_copy_trains_saves_and_loads(build, tmp_path):
+def test_fold_leaves_the_model_and_its_copy_trains_saves_and_loads(build, tmp_path):
     model = build()
     model.compile("sgd", "mse")
     x = inputs_of(model)
@@ -437,7 +438,7 @@ def test_original_stays_and_the_copy_trains_saves_and_loads(build, tmp_path):
     assert model.layers[-1].output is not None
 
 
-def test_layers_that_derive_state_from_weights_and_frozen_layers():
+def test_fold_copies_derived_states_and_frozen_layers():
     normalization = L.Normalization()
     normalization.adapt(np.random.default_rng(0).normal(3, 5, size=[50, 4]))
     model = chain((4,), normalization, L.Dense(4, name="d", trainable=False), BN(), L.Dense(2, name="e"))
@@ -456,7 +457,7 @@ def test_layers_that_derive_state_from_weights_and_frozen_layers():
         ("float64", 1e-12),
     ],
 )
-def test_precision(policy, tolerance):
+def test_default_tolerance_follows_the_precision(policy, tolerance):
     model = scramble(tfbn.Model((8, 8, 1), 3, conv_filters=(4,), dtype=policy))
     folded = fold(model)
     assert folded.folding.tolerance == tolerance and len(folded.folding.folded) == 3
@@ -467,7 +468,7 @@ def test_precision(policy, tolerance):
 
 @pytest.mark.parametrize("position", ["before_activation", "after_activation", "input"])
 @pytest.mark.parametrize("conv_filters", [(), (4, 6)])
-def test_models_of_this_package(position, conv_filters):
+def test_fold_of_models_of_this_package(position, conv_filters):
     model = scramble(
         tfbn.Model((16, 16, 1), 3, conv_filters=conv_filters, norm_position=position, dropout=0.1)
     )
@@ -487,7 +488,7 @@ def policy():
 
 @pytest.mark.parametrize(("name", "count"), [("MobileNetV2", 52), ("ResNet50", 53), ("EfficientNetB0", 49)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_keras_applications(name, count, dtype, policy):
+def test_fold_of_keras_applications(name, count, dtype, policy):
     policy(dtype)
     keras.utils.set_random_seed(0)
     build = getattr(keras.applications, name)
@@ -522,7 +523,7 @@ def test_keras_applications(name, count, dtype, policy):
         )
 
 
-def test_the_proof_refuses_what_differs(monkeypatch):
+def test_fold_rejects_outputs_that_differ(monkeypatch):
     model = chain((4,), L.Dense(4), BN())
     with pytest.raises(ValueError, match=r"differ by .* allowed is tolerance=1.0e-30"):
         fold(chain((64,), L.Dense(64), BN(), L.Dense(3)), tolerance=1e-30)
@@ -565,13 +566,13 @@ def broken():
         ),
     ],
 )
-def test_errors(build, options, error, message):
+def test_fold_rejects_bad_input(build, options, error, message):
     with pytest.raises(error) as raised:
         fold(build(), **options)
     assert message in str(raised.value)
 
 
-def test_data():
+def test_fold_compares_on_the_first_examples_of_data():
     model = embedding()
     folded = fold(model, data=np.arange(500).reshape(100, 5) % 10)
     assert len(folded.folding.folded) == 1
@@ -582,19 +583,20 @@ def test_data():
     assert fold(ints, data=np.arange(8).reshape(2, 4)).folding.kept == {"n": "its input is int32"}
 
 
-def test_unknown_lengths_get_made_up():
+def test_fold_generates_data_for_free_lengths():
     model = chain((None, None, 3), L.Conv2D(4, 3), BN(), L.GlobalAveragePooling2D())
     assert fold(model).folding.difference < 1e-5
 
 
-def test_table():
+def test_table_lists_every_norm_within_the_width(monkeypatch):
     kept = {
         "a_long_name_of_a_nested_model/batch_normalization_17": "before it, "
         + "Dense 'd' is not linear " * 6
     }
     folding = module.Folding({"bn": "dense"}, kept, 1.234e-7, 1e-5)
+    monkeypatch.setenv("COLUMNS", "100")
     lines = folding.table().splitlines()
-    assert lines[0].split() == ["bn", "into", "dense"]
+    assert lines[2].split() == ["bn", "into", "dense"]
     assert lines[-1] == (
         "1 of 2 batch norm layers folded; outputs differ by 1.2e-07 of the largest (allowed: 1e-05)"
     )

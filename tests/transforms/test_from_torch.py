@@ -19,7 +19,7 @@ OUTPUT = [
 ]
 
 
-def test_recorded():
+def test_layer_gives_the_recorded_output_of_torch():
     layer = tfbn.from_torch(STATE, axis=1, momentum=0.3, eps=1e-3)
     assert (layer.momentum, layer.epsilon, layer.unbiased) == (pytest.approx(0.7), 1e-3, True)
     np.testing.assert_allclose(layer(INPUT)[0], OUTPUT, atol=2e-6)
@@ -27,7 +27,7 @@ def test_recorded():
     np.testing.assert_allclose(last(np.moveaxis(INPUT, 1, -1))[0], np.moveaxis(OUTPUT, 0, -1), atol=2e-6)
 
 
-def test_a_step_of_torch_is_a_step_of_ours():
+def test_training_step_gives_the_recorded_averages_of_torch():
     """From torch's start on, the recorded step."""
     start = {**STATE, "running_mean": np.zeros(3), "running_var": np.ones(3)}
     layer = tfbn.from_torch(start, axis=1, momentum=0.3, eps=1e-3)
@@ -47,7 +47,7 @@ def test_a_step_of_torch_is_a_step_of_ours():
     ],
     ids=str,
 )
-def test_live(rng, options):
+def test_layer_matches_an_installed_torch(rng, options):
     torch = pytest.importorskip("torch")
     theirs = torch.nn.BatchNorm1d(4, **options)
     for _ in range(3):
@@ -79,6 +79,6 @@ def test_live(rng, options):
     ],
     ids=str,
 )
-def test_bad_states(state, options, message):
+def test_from_torch_rejects_bad_states(state, options, message):
     with pytest.raises(ValueError, match=message):
         tfbn.from_torch(state, **options)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import sys
-import tempfile
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tfbn.foundation.signals import exit_on_signal
+from tfbn.foundation.silence import stderr_silenced
 
 
 def open_console(stderr):
@@ -21,23 +19,6 @@ def open_console(stderr):
     if not console.is_terminal:
         console.width = 10_000
     return console
-
-
-@contextlib.contextmanager
-def stderr_silenced():
-    """Keep what TensorFlow's C++ prints on standard error as it starts, about CPU and CUDA, to itself."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            sys.stderr.flush()
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 @contextlib.contextmanager

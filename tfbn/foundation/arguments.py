@@ -44,6 +44,18 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
+def positive_number(name: str, value: Any) -> float:
+    """Return `value` as a float above 0.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` is 0, negative, infinite or NaN.
+    """
+    if not 0 < number(name, value) < math.inf:
+        raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}.")
+    return float(value)
+
+
 def is_finite_number(value: Any) -> bool:
     """Return whether `value` is a finite number.
 

@@ -19,6 +19,6 @@ def first_line(error: BaseException | str) -> str:
     return lines[0][:LONGEST_LINE]
 
 
-def last_line(text: str) -> str:
+def last_line(text: str, longest: int = LONGEST_LINE) -> str:
     """Return the last line of what a process printed, where Python puts the error's message."""
-    return (text.strip().splitlines() or ["it gave no reason"])[-1][:LONGEST_LINE]
+    return (text.strip().splitlines() or ["it gave no reason"])[-1][:longest]

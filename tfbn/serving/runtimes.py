@@ -4,72 +4,41 @@
 
     python -I runtimes.py KIND PATH IN.npz OUT.npz [FOLDER ...]
 
-IN.npz holds batches by "ENDPOINT/SIZE". OUT.npz gets the outputs by the same names, and under "about" JSON
-of the signatures and of the milliseconds a call took. The folders are further ones to find packages in.
+IN.npz holds batches by "ENDPOINT/SIZE". The script writes OUT.npz: the outputs by the same names, and under
+"about" JSON of the signatures and of the milliseconds of a call. It finds packages in the folders, too.
 """
 
 import json
-import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 if __name__ == "__main__":
-    # None makes an import fail. TensorFlow takes Keras along where it can, but does without.
-    sys.modules.update(tfbn=None, keras=None)
+    # None makes an import fail. TensorFlow imports Keras where it can, but does not need it.
+    for name in ("tfbn", "keras"):
+        sys.modules[name] = None  # type: ignore[assignment]
     sys.path.extend(sys.argv[5:])
 
 import numpy as np
 
-CALLS, WARM_UP = 30, 5
-TIMED = (1, 32)  # Batch sizes.
+TIMED_CALLS, WARM_UP_CALLS = 30, 5
+TIMED_SIZES = (1, 32)  # batches
 ONNX_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 
 
-def run_elsewhere(kind, path, inputs, scratch):
-    """Run the model at `path` on `inputs`, batches by endpoint and size, in another process, on the CPU.
-
-    Returns:
-        Outputs, milliseconds, each by endpoint and size, and the signatures by endpoint.
-
-    Raises:
-        ValueError: the runtime failed.
-    """
-    source, destination = Path(scratch, "in.npz"), Path(scratch, "out.npz")
-    np.savez(source, **_flat(inputs))
-    process = subprocess.run(
-        [sys.executable, "-I", __file__, kind, path, source, destination, *sys.path],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
-    if process.returncode:
-        reason = (process.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise ValueError(
-            f"The runtime of {kind} cannot run the model. Nothing was written. Choose other `formats`. "
-            f"(Exit code {process.returncode}) {reason[:1000]}"
-        )
-    with np.load(destination) as found:
-        outputs = dict(found)
-    about = json.loads(str(outputs.pop("about")))
-    return _nested(outputs), _nested(about["milliseconds"]), about["signatures"]
-
-
 def measure(run, inputs):
-    """The outputs of ``run(endpoint, batch)``, float32, and the median milliseconds of a call."""
+    """Return the float32 outputs of ``run(endpoint, batch)``, and the median milliseconds of a call."""
     outputs, milliseconds = {}, {}
     for endpoint, batches in inputs.items():
         outputs[endpoint], milliseconds[endpoint] = {}, {}
         for size, batch in batches.items():
             outputs[endpoint][size] = np.asarray(run(endpoint, batch)).astype("float32")
-            if size in TIMED:
+            if size in TIMED_SIZES:
                 times = []
-                for _ in range(WARM_UP + CALLS):
+                for _ in range(WARM_UP_CALLS + TIMED_CALLS):
                     start = time.perf_counter()
                     run(endpoint, batch)
                     times.append(time.perf_counter() - start)
-                milliseconds[endpoint][size] = 1000 * float(np.median(times[WARM_UP:]))
+                milliseconds[endpoint][size] = 1000 * float(np.median(times[WARM_UP_CALLS:]))
     return outputs, milliseconds
 
 
@@ -87,10 +56,7 @@ def load_savedmodel(path):
         return [_tensor(name, spec.shape.as_list(), spec.dtype.name) for name, spec in specs.items()]
 
     return run, {
-        name: {
-            "inputs": describe(endpoint.structured_input_signature[1]),
-            "outputs": describe(endpoint.structured_outputs),
-        }
+        name: _signature(describe, endpoint.structured_input_signature[1], endpoint.structured_outputs)
         for name, endpoint in endpoints.items()
     }
 
@@ -118,7 +84,7 @@ def load_litert(path):
             for one in details
         ]
 
-    return run, {"serving_default": {"inputs": describe(inputs), "outputs": describe(outputs)}}
+    return run, {"serving_default": _signature(describe, inputs, outputs)}
 
 
 def load_onnx(path):
@@ -133,23 +99,30 @@ def load_onnx(path):
     def describe(nodes):
         return [_tensor(one.name, one.shape, ONNX_TYPES.get(one.type, one.type)) for one in nodes]
 
-    return run, {"serving_default": {"inputs": describe(inputs), "outputs": describe(outputs)}}
+    return run, {"serving_default": _signature(describe, inputs, outputs)}
 
 
-RUNTIMES = {"savedmodel": load_savedmodel, "litert": load_litert, "onnx": load_onnx}
+# Each returns a function of endpoint and batch, and the signatures by endpoint.
+LOADERS = {"savedmodel": load_savedmodel, "litert": load_litert, "onnx": load_onnx}
+
+
+def _signature(describe, inputs, outputs):
+    return {"inputs": describe(inputs), "outputs": describe(outputs)}
 
 
 def _tensor(name, shape, dtype):
-    """A free size is None in TensorFlow, -1 in LiteRT and a name in ONNX."""
+    """Describe a tensor; a free size is None in TensorFlow, -1 in LiteRT and a name in ONNX."""
     shape = [size if isinstance(size, int) and size >= 0 else None for size in shape]
     return {"name": name, "shape": shape, "dtype": dtype}
 
 
-def _flat(nested):
+def flat(nested):
+    """Return values by endpoint and size as values by "ENDPOINT/SIZE"."""
     return {f"{name}/{size}": value for name, values in nested.items() for size, value in values.items()}
 
 
-def _nested(flat):
+def nested(flat):
+    """Return values by "ENDPOINT/SIZE" as values by endpoint and size."""
     nested = {}
     for key, value in flat.items():
         name, size = key.split("/")
@@ -158,11 +131,12 @@ def _nested(flat):
 
 
 def main(kind, path, source, destination, *_):
-    run, signatures = RUNTIMES[kind](path)
+    """Run the model at `path` on the batches in the file `source`, and write the file `destination`."""
+    run, signatures = LOADERS[kind](path)
     with np.load(source) as inputs:
-        outputs, milliseconds = measure(run, _nested(inputs))
-    about = json.dumps({"signatures": signatures, "milliseconds": _flat(milliseconds)})
-    np.savez(destination, about=about, **_flat(outputs))
+        outputs, milliseconds = measure(run, nested(inputs))
+    about = json.dumps({"signatures": signatures, "milliseconds": flat(milliseconds)})
+    np.savez(destination, about=about, **flat(outputs))
 
 
 if __name__ == "__main__":

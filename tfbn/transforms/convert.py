@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import keras
 
@@ -14,32 +15,29 @@ from tfbn.transforms import graphs
 CLASSES_BY_PACKAGE = {"tfbn": BatchNormalization, "keras": keras.layers.BatchNormalization}
 
 
-def without_batchnorm(model):
-    """The twin of `model` without its batch norm layers, for training the network with and without them.
+def without_batchnorm(model: keras.Model) -> keras.Model:
+    """Copy `model` without its batch norm layers, for training the network with and without them.
 
-    All other layers are copied: names, arguments, weights (to the bit), which are frozen, masks, and the
-    state of random numbers. Nothing is shared with `model`, which stays as it is. Nothing makes up for
-    the layers that went, so that the twin computes something else: to take batch norm out of a trained
-    model and keep its outputs, use `fold`.
+    All other layers are copied: names, arguments, weights (to the bit), whether they are frozen, masks, and
+    the state of random numbers. Nothing is shared with `model`, which stays as it is. Removing batch norm
+    changes the outputs. To take it out of a trained model and keep the outputs, use `fold`.
 
-    A dense or convolutional layer built with ``use_bias=False`` still has none, and with the norm went its
-    `beta`. For a comparison of the norm alone, build `model` with biases: ahead of a norm they have no
-    effect, and the twin has them.
+    A layer built with ``use_bias=False`` still has no bias, and `beta` is removed with the norm. To compare
+    the norm alone, build `model` with biases. Ahead of a norm they have no effect, and the twin has them.
 
     The twin is a plain functional model, whatever the class of `model` and its `train_step`, and not
-    compiled. Where a batch norm layer that went gave an output its name, an Identity layer does. Where one
-    was given a mask that its input does not have, a layer that hands on that mask stands in; it loads after
-    ``import tfbn``.
+    compiled. Where a removed batch norm layer gave an output its name, an Identity layer does. Where it was
+    called with a mask that its input does not have, a layer that passes on that mask replaces it.
 
     Args:
         model: a functional or Sequential `keras.Model`, also a nested one, with `tfbn.BatchNormalization`
             or `keras.layers.BatchNormalization` layers.
 
     Returns:
-        A `keras.Model` with the name of `model`, its inputs and outputs.
+        A model with the name of `model`, its inputs and outputs.
 
     Raises:
-        TypeError: `model` is no `keras.Model`.
+        TypeError: `model` is not a `keras.Model`.
         ValueError: `model` is not built, has no batch norm layer or no known graph; one of its batch norm
             layers is out of reach, inside a wrapper or a layer with a `call` of its own, or of a class of
             its own; a layer cannot be copied.
@@ -51,33 +49,33 @@ def without_batchnorm(model):
     >>> [type(layer).__name__ for layer in arms["plain"]().layers]
     ['InputLayer', 'Dense', 'ReLU', 'Dense']
     """
-    plain, norms = _reach(model, CLASSES_BY_PACKAGE)
-    return graphs.copy(model, plain, gone=norms)
+    collected, norms = _reach(model, CLASSES_BY_PACKAGE)
+    return graphs.copy(collected, gone=norms)
 
 
-def convert(model, to="tfbn"):
-    """A copy of `model` in which Keras' batch norm layers are tfbn's, or tfbn's are Keras'.
+def convert(model: keras.Model, to: str = "tfbn") -> keras.Model:
+    """Copy `model` with tfbn's batch norm layers in place of Keras', or with Keras' in place of tfbn's.
 
-    The layers keep their names, arguments and weights, moving averages included, and give the same outputs,
-    in inference and in training, up to rounding. (With a dtype of float16 or bfloat16, though not a mixed
-    one, Keras keeps the weights in that precision and tfbn in float32, so that going to Keras rounds
-    them.) All other layers are copied, too. Nothing is shared with `model`, which stays as it is.
+    The layers keep their names, arguments and weights, moving averages included. They give the same outputs
+    up to rounding, in inference and in training. Keras keeps the weights of a layer with a dtype of float16
+    or bfloat16 (not a mixed one) in that precision, tfbn in float32; going to Keras rounds them. All other
+    layers are copied, too. Nothing is shared with `model`, which stays as it is.
 
     The copy is a plain functional model, whatever the class of `model` (a `tfbn.Model`, say) and its
     `train_step`, and not compiled. With Keras' layers alone it loads where tfbn is not installed.
 
     Args:
         model: a functional or Sequential `keras.Model`, also a nested one.
-        to: "tfbn" (default) or "keras", whose layers the copy has.
+        to: "tfbn" (default) or "keras", the package of the copy's batch norm layers.
 
     Returns:
-        A `keras.Model` with the names of `model`, its layers, inputs and outputs.
+        A model with the names of `model`, its layers, inputs and outputs.
 
     Raises:
-        TypeError: `model` is no `keras.Model`.
+        TypeError: `model` is not a `keras.Model`.
         ValueError: `to` is something else; `model` is not built, has no layer to convert or no known graph;
             one of these layers is out of reach, inside a wrapper or a layer with a `call` of its own, or of
-            a class of its own, or has an option that the other package's layer does not take; a layer
+            a class of its own, or has an option that the other package's layer does not support; a layer
             cannot be copied.
 
     >>> model = keras.Sequential([keras.Input([4]), keras.layers.BatchNormalization(name="norm")])
@@ -89,32 +87,28 @@ def convert(model, to="tfbn"):
     True
     """
     arguments.choice("to", to, CLASSES_BY_PACKAGE)
-    plain, norms = _reach(
-        model, {package: kind for package, kind in CLASSES_BY_PACKAGE.items() if package != to}
-    )
+    classes = {package: kind for package, kind in CLASSES_BY_PACKAGE.items() if package != to}
+    collected, norms = _reach(model, classes)
     instead = {norm: _converted(norm, name, to) for norm, name in norms.items()}
-    return graphs.copy(model, plain, instead=instead)
+    return graphs.copy(collected, instead=instead)
 
 
-def _reach(model, kinds):
-    """The graphs in `model`, from `graphs.collect`, and the names of the norms of these `kinds` in them.
+def _reach(model: keras.Model, classes: dict[str, type]) -> tuple[graphs.Graphs, dict[keras.Layer, str]]:
+    """Return the graphs in `model`, and the names of the norms of these `classes` in them.
 
-    Raises for norms of these kinds elsewhere in the model, which a copy of its graphs would keep.
+    Raises:
+        ValueError: there are none, or a copy of the graphs would keep some.
     """
     inspection.find_batchnorms(model)
-    plain, names = graphs.collect(model)
-    if model not in plain:
-        raise ValueError(
-            f"The graph of model {model.name!r} is unknown: {type(model).__name__} has its own `call`. "
-            "Build the model from keras.Input, as a functional or Sequential one."
-        )
-    norms = {layer: name for layer, name in names.items() if isinstance(layer, tuple(kinds.values()))}
+    collected = graphs.collect(model)
+    kinds = tuple(classes.values())
+    norms = {layer: name for layer, name in collected.names.items() if isinstance(layer, kinds)}
     if not norms:
         raise ValueError(
-            f"The graph of model {model.name!r} has no batch normalization layer of {' or '.join(kinds)}, "
-            "and so nothing would change. Use the model as it is."
+            f"The graph of model {model.name!r} has no batch normalization layer of "
+            f"{' or '.join(classes)}, and so nothing would change. Use the model as it is."
         )
-    reached = {layer for graph in plain.values() for layer in graph.layers}
+    reached = {layer for graph in collected.plain.values() for layer in graph.layers}
     hidden = [name for layer, name in norms.items() if layer not in reached]
     if hidden:
         raise ValueError(
@@ -123,16 +117,16 @@ def _reach(model, kinds):
             "of its graph (batch norm needs no TimeDistributed: it takes inputs of any rank)."
         )
     for layer, name in norms.items():
-        if type(layer) not in kinds.values():
+        if type(layer) not in kinds:
             raise ValueError(
                 f"Layer {name!r} is of the class {type(layer).__name__}, which may compute something else "
                 "than batch norm. Build the model with BatchNormalization itself in its place."
             )
-    return plain, norms
+    return collected, norms
 
 
-def _converted(norm, name, to):
-    """A new layer of the package `to` with the arguments of `norm`."""
+def _converted(norm: keras.Layer, name: str, to: str) -> keras.Layer:
+    """Return a new layer of the package `to` with the arguments of `norm`."""
     config = norm.get_config()
     if to == "keras":
         config = _for_keras(config, name)
@@ -144,26 +138,23 @@ def _converted(norm, name, to):
         ) from error
 
 
-def _for_keras(config, name):
-    """The configuration of a layer of tfbn's as one of Keras'."""
+def _for_keras(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the configuration of a layer of tfbn's as a configuration of Keras' layer."""
     theirs = inspect.signature(keras.layers.BatchNormalization).parameters
     ours = inspect.signature(BatchNormalization).parameters
-    refused = {
-        key: value
-        for key, value in config.items()
-        if key in ours and key not in theirs and value != ours[key].default
-    }
+    own = {key: value for key, value in config.items() if key in ours and key not in theirs}
+    unsupported = {key: value for key, value in own.items() if value != ours[key].default}
     if config["momentum"] is None:
-        refused["momentum"] = None
+        unsupported["momentum"] = None
     axis = config["axis"]
     if isinstance(axis, list) and len(axis) > 1:
-        refused["axis"] = axis
-    if refused:
-        given = ", ".join(f"{key}={value!r}" for key, value in refused.items())
+        unsupported["axis"] = axis
+    if unsupported:
+        options = ", ".join(f"{key}={value!r}" for key, value in unsupported.items())
         raise ValueError(
-            f"Layer {name!r} has {given}, which keras.layers.BatchNormalization does not do. Leave that at "
-            "its default in the code that builds the model; or keep tfbn's layer, and give the model to "
-            "`export` or `fold` to run it where tfbn is not installed."
+            f"Layer {name!r} has {options}, which keras.layers.BatchNormalization does not support. Leave "
+            "that at its default in the code that builds the model. To run tfbn's layer where tfbn is not "
+            "installed, use `export` or `fold`."
         )
-    config = {key: value for key, value in config.items() if key in theirs or key not in ours}
-    return {**config, "axis": axis[0] if isinstance(axis, list) else axis}
+    shared = {key: value for key, value in config.items() if key not in own}
+    return {**shared, "axis": axis[0] if isinstance(axis, list) else axis}

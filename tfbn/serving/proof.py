@@ -1,0 +1,181 @@
+"""The proof of an export: each format gives the outputs of the Keras model on the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbn.data.adapters import batch_reader
+from tfbn.layers import inspection
+from tfbn.serving import runtimes
+
+COMPARED_SIZES = (1, 3, 32)  # batches, besides the batch of all examples
+GENERATED_EXAMPLES, MOST_EXAMPLES = 64, 256
+
+BySize = dict[int, Any]  # of the size of a batch: the batch, its outputs, or the milliseconds of a call
+ByEndpoint = dict[str, BySize]
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """The functions of an exported model: "serving_default", and "serve_images" if there is a `head`.
+
+    Attributes:
+        spec: a batch of inputs, of any size.
+        head: function that makes probabilities of the model's outputs.
+    """
+
+    spec: tf.TensorSpec
+    head: Callable[[tf.Tensor], tf.Tensor] | None = None
+
+    def compile(self, model: keras.Model) -> dict[str, Any]:
+        """Return the functions of `model`, each compiled once for all batch sizes."""
+
+        def serve(x):
+            outputs = model(x, training=False)
+            if not tf.is_tensor(outputs):
+                raise ValueError(
+                    f"A model must have one output to be exported. {model.name!r} gives {outputs!r}."
+                )
+            return outputs
+
+        def serve_images(pixels):
+            return self.head(tf.cast(serve(tf.cast(pixels, "float32") / 255), "float32"))
+
+        calls = {"serving_default": (serve, self.spec)}
+        if self.head:
+            calls["serve_images"] = serve_images, tf.TensorSpec(self.spec.shape, "uint8", name="images")
+        return {name: tf.function(call, [spec], autograph=False) for name, (call, spec) in calls.items()}
+
+    def run(self, model: keras.Model, batches: ByEndpoint) -> tuple[ByEndpoint, ByEndpoint]:
+        """Return the outputs of `model` and the median milliseconds of a call."""
+        functions = self.compile(model)
+        # The runtimes are on the CPU, too: a GPU rounds differently.
+        with tf.device("cpu:0"):
+            return runtimes.measure(
+                lambda name, batch: functions[name](tf.constant(batch)).numpy(), batches
+            )
+
+
+class Proof:
+    """The outputs of a Keras model, which each format must repeat.
+
+    Attributes:
+        examples, batches: the inputs, and batches of them and of random images.
+        endpoints: the functions that are compared.
+        expected: the outputs of the model.
+        rows: what was compared so far; `Export` explains the keys.
+
+    Raises:
+        ValueError: the model does not have one input and one output, or does not take images; `data` does
+            not fit, or is needed; outputs are not finite.
+    """
+
+    def __init__(self, model: keras.Model, data: Any, images: bool, tolerance: float):
+        self.model_name, self.tolerance = model.name, tolerance
+        self.examples, spec = _examples(model, data, images)
+        self.endpoints = Endpoints(spec, probabilities_head(model, self.examples) if images else None)
+        self.batches = _batches(self.examples, images)
+        self.expected, milliseconds = self.endpoints.run(model, self.batches)
+        if not all(np.isfinite(x).all() for by_size in self.expected.values() for x in by_size.values()):
+            raise ValueError(
+                f"Model {model.name!r} itself gives outputs that are not finite. Check its weights and "
+                "`data`."
+            )
+        self.rows: list[dict] = []
+        self.check("keras", None, _weight_bytes(model), self.expected, milliseconds)
+
+    def check_model(self, name: str, model: keras.Model) -> None:
+        """Add rows for a Keras model."""
+        self.check(name, None, _weight_bytes(model), *self.endpoints.run(model, self.batches))
+
+    def check(
+        self, name: str, file: str | None, size: int, outputs: ByEndpoint, milliseconds: ByEndpoint
+    ) -> None:
+        """Add a row for each endpoint, with the `size` of the file in bytes.
+
+        Raises:
+            ValueError: outputs differ by more than the tolerance.
+        """
+        for endpoint in outputs:
+            row: dict[str, Any] = {
+                "name": name if endpoint == "serving_default" else f"{name} images",
+                "file": file,
+                "bytes": size,
+                "difference": difference(outputs[endpoint], self.expected[endpoint]),
+                "tolerance": self.tolerance,
+                "milliseconds": milliseconds[endpoint],
+            }
+            self.rows.append(row)
+            if not row["difference"] <= self.tolerance:
+                raise ValueError(
+                    f"The outputs of {row['name']} differ by {row['difference']:.1e} of the largest output "
+                    f"of model {self.model_name!r}; allowed is tolerance={self.tolerance:.1e}. Nothing was "
+                    "written. Use a larger `tolerance` if rounding explains it, as in half precision; else "
+                    "choose other `formats`."
+                )
+
+
+def difference(outputs: BySize, expected: BySize) -> float:
+    """Return the largest difference, as a share of the largest output; infinite where a shape differs."""
+    largest = max(np.abs(wanted).max() for wanted in expected.values()) or 1.0
+    differences = [
+        np.abs(outputs[size] - wanted).max() if outputs[size].shape == wanted.shape else np.inf
+        for size, wanted in expected.items()
+    ]
+    return float(np.max(differences) / largest)
+
+
+def probabilities_head(model: keras.Model, examples: np.ndarray) -> Callable:
+    """Return the function that makes probabilities of the outputs of `model`."""
+    outputs = np.asarray(model(examples, training=False), "float32")
+    if inspection.gives_probabilities(model, outputs):
+        return tf.identity
+    return tf.sigmoid if outputs.shape[-1] == 1 else tf.nn.softmax
+
+
+def _examples(model, data, images):
+    """Return the examples to compare by, and the specification of a batch of any size."""
+    inputs, outputs = (getattr(model, name, None) or [None] for name in ("inputs", "outputs"))
+    shape, dtype = (inputs[0].shape[1:], inputs[0].dtype) if inputs[0] is not None else (None, "float32")
+    x = [] if data is None else tf.nest.flatten(next(batch_reader(model, data, MOST_EXAMPLES)())[0])
+    if max(len(inputs), len(outputs), len(x)) > 1:
+        raise ValueError(
+            f"A model must have one input and one output to be exported. {model.name!r} has "
+            f"{max(len(inputs), len(x))} and {len(outputs)}. Use Keras' own `model.export`."
+        )
+    dtype = tf.as_dtype(dtype)
+    if dtype.is_floating:
+        dtype = tf.float32
+    elif images:
+        raise ValueError(f"`images` needs a model that takes floats. {model.name!r} takes {dtype.name}.")
+    if x:
+        examples = np.asarray(x[0])[:MOST_EXAMPLES].astype(dtype.as_numpy_dtype)
+        shape = examples.shape[1:] if shape is None else shape
+    elif shape is None or None in shape or not dtype.is_floating:
+        raise ValueError(
+            f"No examples can be generated for model {model.name!r}, which does not take floats of a "
+            "known, fixed shape. Give some as `data`."
+        )
+    else:
+        examples = np.random.default_rng(0).standard_normal([GENERATED_EXAMPLES, *shape]).astype("float32")
+    return examples, tf.TensorSpec([None, *shape], dtype, name="inputs")
+
+
+def _batches(examples, images):
+    inputs = {"serving_default": examples}
+    if images:
+        inputs["serve_images"] = np.random.default_rng(1).integers(0, 256, examples.shape, "uint8")
+    sizes = sorted({*COMPARED_SIZES, len(examples)})
+    return {
+        name: {size: np.resize(x, (size, *x.shape[1:])) for size in sizes} for name, x in inputs.items()
+    }
+
+
+def _weight_bytes(model):
+    return sum(weight.numpy().nbytes for weight in model.weights)
