@@ -204,4 +204,4 @@ def test_an_impossible_size(command, tmp_path):
     code, _, error = command(
         "run", "mnist-init-scale", "--train-size", 60000, "--data-dir", conftest.PREPARED
     )
-    check_bad(code, error, "`train_size` must be from 1 to 59,000", tmp_path)
+    check_bad(code, error, "`train_size` must be an integer from 1 to 59,000", tmp_path)

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 import tfbn
 from tfbn import data
-from tfbn.data import loading
+from tfbn.data import image_sets, network
 
 
 class TinyImages(tfds.core.GeneratorBasedBuilder):
@@ -109,7 +109,7 @@ def test_takes_the_first_examples_that_are_not_held_out(tmp_path):
     assert values(part.validation) == values(whole.validation)
     assert values(part.test) == values(whole.test)
     for train_size in (0, 36):
-        with pytest.raises(ValueError, match="`train_size` must be from 1 to 35"):
+        with pytest.raises(ValueError, match="`train_size` must be an integer from 1 to 35"):
             data.load("tiny_images", train_size=train_size, **options)
 
 
@@ -182,7 +182,7 @@ def test_the_sample():
 @pytest.fixture
 def silent_network(monkeypatch):
     """A network that takes requests and never answers, in less time than the real limit."""
-    monkeypatch.setattr(loading, "NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr(network, "NETWORK_SECONDS", 0.2)
     over = threading.Event()
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: over.wait(60))
     yield
@@ -212,7 +212,7 @@ def test_without_network_and_without_the_sample(silent_network, tmp_path, monkey
 
 
 def test_a_download_that_fails_is_no_network_either(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "_unreachable", lambda url: None)
+    monkeypatch.setattr(image_sets, "unreachable", lambda url: None)
 
     def fail(self, **options):
         raise OSError("connection reset\nand more")
@@ -243,16 +243,16 @@ def test_files_laid_down_by_hand_need_no_network(silent_network, tmp_path, monke
     [
         ({"name": "mnits"}, "Did you mean mnist"),
         ({"name": "no such set at all"}, "Unknown data set 'no such set at all'"),
-        ({"name": "tiny_texts"}, "no set of images of one size"),
-        ({"name": "tiny_ragged"}, "no set of images of one size"),
+        ({"name": "tiny_texts"}, "'tiny_texts' is not an image classification set with one image size"),
+        ({"name": "tiny_ragged"}, "'tiny_ragged' is not an image classification set with one image size"),
         ({"name": "tiny_images", "validation_size": 0}, "from 1 to 39"),
-        ({"name": "tiny_images", "validation_size": 40}, "Received: 40"),
+        ({"name": "tiny_images", "validation_size": 40}, "Received: validation_size=40"),
         ({"name": "tiny_untested", "validation_size": 20}, "from 1 to 19"),
-        ({"name": "tiny_images"}, "Received: 5000"),
+        ({"name": "tiny_images"}, "Received: validation_size=5000"),
         ({"name": "tiny_images", "validation_size": 5, "pooled": True}, "Leave `validation_size` out"),
         ({"name": "tiny_images", "validation_size": 5, "stream": True, "centered": True}, "Leave `stream`"),
-        ({"name": "wave", "binary": True}, "none of the options for images"),
-        ({"name": "wave", "train_size": 5}, "none of the options for images"),
+        ({"name": "wave", "binary": True}, "'wave' accepts no image options. Leave out: binary."),
+        ({"name": "wave", "train_size": 0}, "'wave' accepts no image options. Leave out: train_size."),
     ],
 )
 def test_bad_arguments(options, message, tmp_path):
@@ -264,9 +264,9 @@ def test_bad_arguments(options, message, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_size": 2.5}, "`train_size` must be an integer. Received: 2.5"),
-        ({"validation_size": True}, "`validation_size` must be an integer. Received: True"),
-        ({"pooled": "no"}, "`pooled` must be True or False. Received: 'no'"),
+        ({"train_size": 2.5}, "`train_size` must be an integer. Received: train_size=2.5"),
+        ({"validation_size": True}, "`validation_size` must be an integer. Received: validation_size=True"),
+        ({"pooled": "no"}, "`pooled` must be True or False. Received: pooled='no'"),
     ],
 )
 def test_arguments_of_a_wrong_type(options, message, tmp_path):
@@ -320,7 +320,7 @@ def test_one_hot_labels_tell_the_classes():
 
 
 def test_too_large_for_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "LARGEST_BYTES", 1000)
+    monkeypatch.setattr(image_sets, "LARGEST_BYTES", 1000)
     with pytest.raises(ValueError, match=r"stream=True"):
         data.load("tiny_images", data_dir=tmp_path, validation_size=5)
 

@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfbn
-from tfbn.data.loading import Stream
-from tfbn.data.streams import BUFFER, batched, grouped_batches
+from tfbn.data.streams import BUFFER, Stream, batched, grouped_batches
 from tfbn.training import feeds
 
 

@@ -236,8 +236,8 @@ def test_an_overflow_on_one_replica_is_one_on_all(two_replicas):
 def test_a_wrong_tf_config_is_told_with_an_example(text, message):
     with pytest.raises(ValueError, match=message) as error:
         strategies.check_tf_config(text)
-    assert strategies.EXAMPLE in str(error.value)
-    strategies.check_tf_config(strategies.EXAMPLE)
+    assert strategies.TF_CONFIG_EXAMPLE in str(error.value)
+    strategies.check_tf_config(strategies.TF_CONFIG_EXAMPLE)
 
 
 WORKER = """

@@ -1,13 +1,16 @@
-"""Arrays as data: three splits with labels or targets, checked; the order of the batches. NumPy only."""
+"""Data in memory: three checked splits of arrays, and the order of the batches. NumPy only."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from tfbn.foundation.arguments import integer
 
 
 class Split(NamedTuple):
@@ -17,21 +20,22 @@ class Split(NamedTuple):
     y: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Data:
     """Three splits and where they came from.
 
     Args:
         train, validation, test: `Split`, or pairs of arrays ``(x, y)``.
-        name: str, the set's name, such as "mnist".
-        source: str, where the arrays came from: "TFDS mnist/3.0.1", or the embedded sample.
-        title: str, the name to put on a figure. Default None: `name`.
-        classes: int, the number of classes; 0 for a regression, whose `y` are numbers of any shape.
+        name: the set's name, such as "mnist". Default "arrays".
+        source: where the arrays came from, such as "TFDS mnist/3.0.1". Default "arrays".
+        title: the name to put on a figure. Default None: `name`.
+        classes: the number of classes; 0 for a regression, whose `y` are numbers of any shape.
             Default None: one more than the largest label.
 
     Raises:
         ValueError: a split is empty or does not fit the others, an input is NaN or infinite, or a
             label is outside the classes.
+        TypeError: a split is not a pair of arrays, or `classes` is not an integer.
 
     >>> x, y = np.zeros([6, 2]), [0, 1, 2, 0, 1, 2]
     >>> data = Data(train=(x, y), validation=(x, y), test=(x, y), name="zeros")
@@ -42,58 +46,67 @@ class Data:
     train: Split
     validation: Split
     test: Split
-    name: str = "arrays"
-    source: str = "arrays"
-    title: str | None = None
-    classes: int | None = None
+    name: str
+    source: str
+    title: str
+    classes: int
 
-    def __post_init__(self):
-        for name, (x, y) in self.splits().items():
-            object.__setattr__(self, name, Split(*check_examples(x, y, None, what=f"{name} ")))
-        classes = self.classes
-        if classes is None:
-            one_hot = self.train.y.ndim == 2 and self.train.y.shape[1] > 1
-            classes = self.train.y.shape[1] if one_hot else 1 + int(max(y.max() for _, y in self._splits()))
-        if isinstance(classes, bool) or not isinstance(classes, (int, np.integer)) or classes < 0:
-            raise ValueError(f"`classes` must be an integer, 0 or more. Received: classes={classes!r}.")
-        object.__setattr__(self, "classes", classes)
-        object.__setattr__(self, "title", self.title or self.name)
-        for name, (x, y) in self.splits().items():
-            y = as_classes(y, classes, what=f"{name} ") if classes else y.astype("float32", copy=False)
-            object.__setattr__(self, name, Split(x.astype("float32", copy=False), y))
-        shapes = {name: x.shape[1:] for name, (x, _) in self.splits().items()}
+    def __init__(
+        self,
+        train: Split | tuple[ArrayLike, ArrayLike],
+        validation: Split | tuple[ArrayLike, ArrayLike],
+        test: Split | tuple[ArrayLike, ArrayLike],
+        name: str = "arrays",
+        source: str = "arrays",
+        title: str | None = None,
+        classes: int | None = None,
+    ) -> None:
+        pairs = {"train": train, "validation": validation, "test": test}
+        splits = {
+            split: Split(*check_examples(*_check_pair(split, pair), None, what=f"{split} "))
+            for split, pair in pairs.items()
+        }
+        classes = integer("classes", _count_classes(splits) if classes is None else classes, at_least=0)
+        for split, (x, y) in splits.items():
+            y = as_classes(y, classes, what=f"{split} ") if classes else y.astype("float32", copy=False)
+            splits[split] = Split(x.astype("float32", copy=False), y)
+        shapes = {split: x.shape[1:] for split, (x, _) in splits.items()}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"The splits must hold examples of one shape. Received: {shapes}.")
+        fields = {**splits, "name": name, "source": source, "title": title or name, "classes": classes}
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
 
-    def _splits(self):
-        return self.train, self.validation, self.test
-
-    def splits(self):
-        """The splits by name."""
-        return dict(zip(("train", "validation", "test"), self._splits(), strict=True))
+    def splits(self) -> dict[str, Split]:
+        """Return the splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, ...]:
         """The shape of one example."""
         return self.train.x.shape[1:]
 
+    @property
+    def is_curve(self) -> bool:
+        """Whether this is a regression of one number on one number, which can be drawn."""
+        return self.classes == 0 and self.train.x[0].size == self.train.y[0].size == 1
+
     @functools.cached_property
-    def sha256(self):
+    def sha256(self) -> str:
         """SHA-256 of the bytes of all arrays: train, validation, test; `x` before `y`."""
         digest = hashlib.sha256()
-        for split in self._splits():
+        for split in self.splits().values():
             for array in split:
-                digest.update(np.ascontiguousarray(array))
+                digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def about(self):
-        """What a result should say of its data, as a dict."""
-        sizes = {name: len(split.y) for name, split in self.splits().items()}
+    def about(self) -> dict[str, Any]:
+        """Return what a result records of its data."""
         about = {
             "name": self.name,
             "title": self.title,
             "source": self.source,
-            **sizes,
+            **{name: len(split.y) for name, split in self.splits().items()},
             "classes": self.classes,
             "sha256": self.sha256,
         }
@@ -102,38 +115,51 @@ class Data:
             about["curve"] = {name: array.ravel().tolist() for name, array in arrays.items()}
         return about
 
-    @property
-    def is_curve(self):
-        """Whether it is a regression of one number on one number, which can be drawn."""
-        return self.classes == 0 and self.train.x[0].size == self.train.y[0].size == 1
+
+def _check_pair(name: str, pair: Any) -> tuple[ArrayLike, ArrayLike]:
+    if isinstance(pair, (tuple, list)) and len(pair) == 2:
+        return pair[0], pair[1]
+    is_sequence = isinstance(pair, (tuple, list))
+    received = f"{type(pair).__name__} of length {len(pair)}" if is_sequence else type(pair).__name__
+    raise (ValueError if is_sequence else TypeError)(
+        f"`{name}` must be a pair of arrays (x, y). Received: {received}. "
+        "A tf.data.Dataset of batches goes to Solver.fit."
+    )
 
 
-def epoch_order(examples, batch_size, seed, epoch, steps=None):
-    """The examples that an epoch of so many steps takes, ``[steps * batch_size]`` of int32.
+def _count_classes(splits: dict[str, Split]) -> int:
+    """Return the width of one-hot labels, or one more than the largest label."""
+    y = splits["train"].y
+    return (
+        y.shape[1] if y.ndim == 2 and y.shape[1] > 1 else 1 + int(max(y.max() for _, y in splits.values()))
+    )
 
-    The batches are those of `batch_order`, pass after pass; what fills no batch sits the pass out.
 
-    Args:
-        examples, batch_size, seed: int.
-        epoch: int, from 1.
-        steps: int. Default None: as many as a pass has, so that an epoch is a pass.
+def epoch_order(
+    examples: int, batch_size: int, seed: int, epoch: int, steps: int | None = None
+) -> np.ndarray:
+    """Return the examples that the steps of an epoch take, ``[steps * batch_size]`` of int32.
+
+    The batches are those of `batch_order`, pass after pass. The last incomplete batch of a pass is dropped.
+
+    `epoch` counts from 1; `steps` are those of an epoch. Default None: an epoch is a pass.
 
     >>> epoch_order(5, 2, seed=0, epoch=1).size, epoch_order(5, 2, seed=0, epoch=1, steps=7).size
     (4, 14)
     """
-    in_a_pass = examples // batch_size
-    steps = steps or in_a_pass
+    steps_a_pass = examples // batch_size
+    steps = steps or steps_a_pass
     first = (epoch - 1) * steps
-    passes = range(first // in_a_pass, -(-(first + steps) // in_a_pass))
-    whole = [batch_order(examples, seed, 1 + index)[: in_a_pass * batch_size] for index in passes]
-    skipped = first - passes[0] * in_a_pass
-    return np.concatenate(whole)[skipped * batch_size : (skipped + steps) * batch_size]
+    passes = range(first // steps_a_pass, -(-(first + steps) // steps_a_pass))
+    orders = [batch_order(examples, seed, 1 + index)[: steps_a_pass * batch_size] for index in passes]
+    skipped = first - passes[0] * steps_a_pass
+    return np.concatenate(orders)[skipped * batch_size : (skipped + steps) * batch_size]
 
 
-def batch_order(examples, seed, epoch):
-    """The order in which an epoch takes the examples, a permutation ``[examples]`` of int32.
+def batch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order in which an epoch takes the examples, a permutation ``[examples]`` of int32.
 
-    It depends on the seed and the epoch alone, so that several networks can be given the same.
+    The order depends on the seed and the epoch alone, so that several networks can train on the same one.
 
     >>> batch_order(4, seed=0, epoch=1).tolist() == batch_order(4, seed=0, epoch=1).tolist()
     True
@@ -141,62 +167,70 @@ def batch_order(examples, seed, epoch):
     return np.random.default_rng([seed, epoch]).permutation(examples).astype("int32")
 
 
-def check_batch_size(batch_size, examples=None):
-    """`batch_size` as an int, or an error if it is none, below 1 or over `examples`."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-        raise TypeError(f"`batch_size` must be an integer. Received: batch_size={batch_size!r}.")
-    if batch_size < 1 or (examples is not None and batch_size > examples):
-        limit = "1 or more" if examples is None else f"from 1 to {examples:,}, the training examples"
-        raise ValueError(f"`batch_size` must be {limit}. Received: batch_size={batch_size}.")
-    return int(batch_size)
+def check_batch_size(batch_size: Any, examples: int | None = None) -> int:
+    """Return `batch_size` as an int from 1 to the number of `examples`, or raise as `integer` does."""
+    return integer("batch_size", batch_size, 1, examples, "the training examples" if examples else "")
 
 
-def check_examples(x, y, classes, what=""):
-    """Arrays of examples and their labels, checked, the labels as int32 ``[N]``.
+def check_examples(
+    x: ArrayLike, y: ArrayLike, classes: int | None, what: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return arrays of examples and their labels, checked, the labels as int32 ``[N]``.
 
     Args:
-        x: array ``[N, ...]``.
+        x: examples ``[N, ...]``.
         y: labels ``[N]`` or ``[N, 1]``, or one-hot ``[N, classes]``; or any targets if `classes` is None.
-        classes: int or None.
-        what: str, what to call them in an error.
+        classes: the number of classes, or None.
+        what: the name of the arrays in an error, such as "train ". Default: none.
 
     Raises:
-        ValueError: they are empty, differ in length, are not finite, or a label is no class.
+        ValueError: the arrays are empty, differ in length or are not finite, or a label is outside the
+            classes.
     """
-    x, y = _standard(x), _standard(y)
+    x, y = _as_keras_dtype(x), _as_keras_dtype(y)
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
         raise ValueError(
-            f"{what}x and y must hold as many examples, one or more. "
+            f"{what}x and y must be arrays of the same number of examples, one or more. "
             f"Received the shapes {x.shape} and {y.shape}."
         )
-    for name, values in (("x", x), ("y", y)):
-        if values.dtype.kind not in "buif":
-            raise ValueError(f"{what}{name} must be real numbers. Received the dtype {values.dtype}.")
-        if values.dtype.kind in "iu" and values.dtype != "int32":
-            raise ValueError(f"{what}{name} has integers beyond int32. Give them as floats, or scale them.")
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-            raise ValueError(
-                f"{what}{name} has NaN or infinity in {int((~finite).sum()):,} of {len(x):,} examples, the "
-                f"first at {int(np.argmin(finite))} (as float32). Remove or replace them."
-            )
+    _check_values(x, f"{what}x")
+    _check_values(y, f"{what}y")
     return x, (y if classes is None else as_classes(y, classes, what))
 
 
-def _standard(values):
-    """An array in the dtypes that Keras computes in: float64 as float32, int64 as int32."""
+def _as_keras_dtype(values: ArrayLike) -> np.ndarray:
+    """Return an array in the dtypes that Keras computes in: float64 as float32, int64 as int32."""
     values = np.asarray(values)
     dtype = {"f": "float32", "i": "int32", "u": "int32"}.get(values.dtype.kind, values.dtype)
     if values.dtype.kind in "iu" and values.size:
         limits = np.iinfo("int32")
         if not limits.min <= values.min() <= values.max() <= limits.max:
-            return values  # Which the check refuses.
-    with np.errstate(over="ignore"):  # What becomes infinite is found by the check.
+            return values  # `_check_values` rejects them.
+    with np.errstate(over="ignore"):  # `_check_values` rejects what becomes infinite.
         return values.astype(dtype, copy=False)
 
 
-def as_classes(y, classes, what=""):
-    """Labels as int32 ``[N]``, from integers or one-hot rows; `check_examples` for the labels alone."""
+def _check_values(values: np.ndarray, name: str) -> None:
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"{name} must be real numbers. Received the dtype {values.dtype}.")
+    if values.dtype.kind in "iu" and values.dtype != "int32":
+        raise ValueError(f"{name} has integers beyond int32. Convert them to floats, or scale them.")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        raise ValueError(
+            f"{name} has NaN or infinity in {int((~finite).sum()):,} of {len(values):,} examples, the "
+            f"first at {int(np.argmin(finite))} (as float32). Remove or replace them."
+        )
+
+
+def as_classes(y: np.ndarray, classes: int, what: str = "") -> np.ndarray:
+    """Return labels as int32 ``[N]``, from integers ``[N]`` or ``[N, 1]`` or one-hot ``[N, classes]``.
+
+    Raise ValueError for other shapes, and for labels outside the classes; `what` as in `check_examples`.
+
+    >>> as_classes(np.array([[0.0, 1.0], [1.0, 0.0]]), classes=2)
+    array([1, 0], dtype=int32)
+    """
     if y.ndim == 2 and y.shape[1] == classes > 1:
         one_hot = (y.sum(axis=1) == 1) & (y.max(axis=1) == 1) & (y.min(axis=1) == 0)
         if not one_hot.all():

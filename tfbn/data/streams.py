@@ -1,19 +1,23 @@
-"""Data that need not fit into memory: `tf.data` pipelines, checked on the way."""
+"""Data that need not fit into memory: `tf.data` pipelines, checked as they are read."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfbn.data.arrays import check_examples
+from tfbn.foundation.errors import first_line
 
-# Examples in a row that a stream shuffles, if they take no more bytes.
+# A stream shuffles this many examples in a row, if they take no more bytes.
 BUFFER = 10_000
-BYTES = 64 * 2**20
+BUFFER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,11 @@ class Stream:
     """Three splits as a `tf.data.Dataset` of single examples ``(x, y)``, and where they came from.
 
     Args:
-        train, validation, test: `tf.data.Dataset`, each finite.
+        train, validation, test: finite datasets.
         name, source, title, classes: as in `tfbn.data.Data`.
+
+    Raises:
+        TypeError: a split is not a `tf.data.Dataset`.
     """
 
     train: tf.data.Dataset
@@ -33,9 +40,20 @@ class Stream:
     title: str
     classes: int
 
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            dataset = getattr(self, name)
+            if not isinstance(dataset, tf.data.Dataset):
+                raise TypeError(
+                    f"`{name}` must be a tf.data.Dataset of examples (x, y). Received: "
+                    f"{type(dataset).__name__}. Pass arrays to tfbn.data.Data instead."
+                )
 
-def batched(dataset, batch_size, seed=None, epoch=0):
-    """Batches of a dataset of examples; with a `seed` shuffled, by seed and epoch alone.
+
+def batched(
+    dataset: tf.data.Dataset, batch_size: int, seed: int | None = None, epoch: int = 0
+) -> tf.data.Dataset:
+    """Batch a dataset of examples; with a `seed`, shuffle them by seed and epoch alone.
 
     Each 10,000 examples in a row, or 64 MiB of them, are shuffled among themselves, so that memory stays
     flat.
@@ -47,120 +65,141 @@ def batched(dataset, batch_size, seed=None, epoch=0):
     if seed is None:
         return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
-    def shuffle(block, values):
+    def shuffle(block: tf.Tensor, values: Any) -> Any:
         # `Dataset.shuffle` would depend on TensorFlow's global seed, too.
-        own = tf.random.fold_in(tf.constant([seed, epoch], "int64"), block)
+        block_seed = tf.random.fold_in(tf.constant([seed, epoch], "int64"), block)
         size = tf.shape(tf.nest.flatten(values)[0])[:1]
-        order = tf.argsort(tf.random.stateless_uniform(size, own))
+        order = tf.argsort(tf.random.stateless_uniform(size, block_seed))
         return tf.nest.map_structure(lambda array: tf.gather(array, order), values)
 
-    def taken_apart(block, *values):
-        return shuffle(block, values if len(values) > 1 else values[0])
-
-    sizes = [
-        (spec.shape.num_elements() or 1) * spec.dtype.size for spec in tf.nest.flatten(dataset.element_spec)
-    ]
-    blocks = dataset.batch(min(BUFFER, max(batch_size, BYTES // sum(sizes)))).enumerate().map(taken_apart)
+    specs = tf.nest.flatten(dataset.element_spec)
+    example_bytes = sum((spec.shape.num_elements() or 1) * spec.dtype.size for spec in specs)
+    block_size = min(BUFFER, max(batch_size, BUFFER_BYTES // example_bytes))
+    blocks = dataset.batch(block_size).enumerate().map(shuffle)
     return blocks.rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def grouped_batches(dataset, steps, classes, shapes):
-    """Batches ``(x, y)``, checked as arrays are, so many joined to one, and fetched ahead of the training.
+def grouped_batches(
+    dataset: tf.data.Dataset, steps: int, classes: int | None, shapes: Sequence[Sequence[int | None]]
+) -> Callable[[], Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
+    """Return a function that reads batches ``(x, y)``, checked as arrays are, many joined to one group.
+
+    The groups are fetched ahead of the training. Each call reads the dataset from its beginning and yields
+    ``(x, y, sizes)``: the examples of all batches of a group, and how many each batch had. Reading raises
+    ValueError for a batch that is rejected, or damaged on disk.
 
     Args:
-        dataset: `tf.data.Dataset` of batches, of whatever sizes.
-        steps: int, how many to join; the last group may have fewer.
-        classes: int, or None for targets that are no classes.
+        dataset: batches of any sizes.
+        steps: the number of batches to join; the last group may have fewer.
+        classes: the number of classes, or None for targets that are not classes.
         shapes: those of an example, of its `x` and its checked `y`.
-
-    Returns:
-        A function that reads the dataset from its beginning, once a call. It yields ``(x, y, sizes)``: the
-        examples of all batches of a group, and how many each had. It raises ValueError where a batch is
-        refused, or damaged on disk.
 
     >>> batches = tf.data.Dataset.range(5).map(lambda i: ([i], i)).batch(2)
     >>> [sizes.numpy().tolist() for _, _, sizes in grouped_batches(batches, 2, 5, ([1], []))()]
     [[2, 2], [1]]
     """
-    problems = {}
+    checks = _BatchChecks(steps, classes, shapes)
+    if not all(spec.shape.rank and spec.shape[1:].is_fully_defined() for spec in dataset.element_spec):
+        dataset = dataset.enumerate().map(checks.map_batch)
+    groups = dataset.ragged_batch(steps).enumerate().map(checks.map_group).prefetch(tf.data.AUTOTUNE)
+    return functools.partial(_read_groups, groups, checks)
 
-    def check(number, x, y):
-        try:
-            x, y = check_examples(x, y, classes, f"Batch {number + 1:,}: ")
-            for name, array, shape in zip("xy", (x, y), shapes, strict=True):
-                if array.shape[1:] != tuple(shape):
-                    raise ValueError(
-                        f"Batch {number + 1:,}: {name} must have examples of the shape {tuple(shape)}, as "
-                        f"the first batch has. Received: {array.shape[1:]}."
-                    )
-            return x, y
-        except ValueError as error:
-            problems[number] = error
-            raise
 
-    def check_group(number, x, y, rows, labels):
-        # All batches at once take less time. One by one they tell what is refused.
-        with contextlib.suppress(ValueError):
-            if np.array_equal(rows, labels) and rows.all():
-                return check_examples(x, y, classes)
-        parts = (np.split(array, np.cumsum(sizes)[:-1]) for array, sizes in ((x, rows), (y, labels)))
-        for at, batch in enumerate(zip(*parts, strict=True), number * steps):
-            check(at, *batch)
+@dataclass(frozen=True)
+class _BatchChecks:
+    """The checks of `grouped_batches` in its pipeline, and the errors, which TensorFlow would hide."""
 
-    def checked(check, number, x, y, *sizes):
-        types = [_standard(x.dtype), tf.int32 if classes is not None else _standard(y.dtype)]
-        found = tf.numpy_function(check, [number, x, y, *sizes], types)
-        for array, shape in zip(found, shapes, strict=True):
-            array.set_shape([None, *shape])
-        return found
+    steps: int
+    classes: int | None
+    shapes: Sequence[Sequence[int | None]]
+    errors: dict[int, ValueError] = field(default_factory=dict)  # by the batch's number
 
-    def join(number, batches):
+    def map_batch(self, number: tf.Tensor, batch: tuple) -> tuple:
+        """Check a batch whose shapes the dataset does not tell."""
+        return tuple(self._checked(self._check_batch, number, *batch))
+
+    def map_group(self, number: tf.Tensor, batches: tuple) -> tuple:
+        """Check the batches of a group, and join them."""
         # Batches that tell their size are not ragged.
         x, y = (b if isinstance(b, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(b) for b in batches)
         rows, labels = x.row_lengths(), y.row_lengths()
-        x, y = checked(check_group, number, x.flat_values, y.flat_values, rows, labels)
+        x, y = self._checked(self._check_group, number, x.flat_values, y.flat_values, rows, labels)
         return x, y, tf.cast(rows, "int32")
 
-    if not all(spec.shape.rank and spec.shape[1:].is_fully_defined() for spec in dataset.element_spec):
-        dataset = dataset.enumerate().map(lambda number, batch: tuple(checked(check, number, *batch)))
-    groups = dataset.ragged_batch(steps).enumerate().map(join).prefetch(tf.data.AUTOTUNE)
+    def _checked(
+        self, check: Callable, number: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *sizes: tf.Tensor
+    ) -> list:
+        """Call `check` in NumPy when the pipeline runs."""
+        dtypes = [_as_keras_dtype(x.dtype), _as_keras_dtype(y.dtype) if self.classes is None else tf.int32]
+        arrays = tf.numpy_function(check, [number, x, y, *sizes], dtypes)
+        for array, shape in zip(arrays, self.shapes, strict=True):
+            array.set_shape([None, *shape])
+        return arrays
 
-    def read():
-        empty = True
+    def _check_batch(self, number: int, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        what = f"Batch {number + 1:,}: "
         try:
-            for group in read_batches(groups):
-                empty = False
-                yield group
-        except tf.errors.OpError:
-            if problems:  # TensorFlow's own error does not tell. Groups are checked in parallel.
-                raise problems[min(problems)] from None
+            x, y = check_examples(x, y, self.classes, what)
+            for name, array, shape in zip("xy", (x, y), self.shapes, strict=True):
+                if array.shape[1:] != tuple(shape):
+                    raise ValueError(
+                        f"{what}{name} must have examples of the shape {tuple(shape)}, as the first batch "
+                        f"has. Received: {array.shape[1:]}."
+                    )
+        except ValueError as error:
+            self.errors[number] = error
             raise
-        if empty:
-            raise ValueError("The dataset gave no batch. It has to begin anew each time it is read.")
+        return x, y
 
-    return read
+    def _check_group(
+        self, number: int, x: np.ndarray, y: np.ndarray, rows: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # All batches at once take less time. One by one, the first that is rejected can be named.
+        with contextlib.suppress(ValueError):
+            if np.array_equal(rows, labels) and rows.all():
+                return check_examples(x, y, self.classes)
+        parts = (np.split(array, np.cumsum(sizes)[:-1]) for array, sizes in ((x, rows), (y, labels)))
+        for index, batch in enumerate(zip(*parts, strict=True), number * self.steps):
+            self._check_batch(index, *batch)
+        return check_examples(x, y, self.classes)  # Raises, should each batch alone be right.
 
 
-def read_batches(dataset):
-    """The elements of a dataset, without a wait at its end.
+def _read_groups(groups: tf.data.Dataset, checks: _BatchChecks) -> Iterator[tuple]:
+    """Yield the groups; raise the error of the first batch that was rejected."""
+    empty = True
+    try:
+        for group in read_batches(groups):
+            empty = False
+            yield group
+    except tf.errors.OpError:
+        if checks.errors:  # TensorFlow checks groups in parallel, and its own error gives no reason.
+            raise checks.errors[min(checks.errors)] from None
+        raise
+    if empty:
+        raise ValueError("The dataset gave no batch. It has to begin anew each time it is read.")
+
+
+def read_batches(dataset: tf.data.Dataset) -> Iterator[Any]:
+    """Yield the elements of a dataset, without a wait at its end.
 
     TensorFlow's thread that tunes an iterator can miss the end and sleep on, for about as long as the
-    iterator has lived, a minute at most; who deletes the iterator waits for it.
+    iterator has lived, a minute at most. Deleting the iterator waits for that thread.
 
     Raises:
         ValueError: the data are damaged on disk.
     """
-    held = [iter(dataset)]
+    iterators = [iter(dataset)]
     try:
-        yield from held[0]
+        yield from iterators[0]
     except tf.errors.DataLossError as error:
-        reason = error.message.split(" [Op:")[0].rpartition("}} ")[2]
-        raise ValueError(f"The data on disk are damaged ({reason}). Prepare them again.") from None
-    # At its end the joining of batches has let go of the user's dataset. Before, that may still read ahead,
-    # and who reads it anew must not meet it.
-    threading.Thread(target=held.clear).start()
+        raise ValueError(
+            f"The data on disk are damaged ({first_line(error)}). Prepare them again."
+        ) from None
+    # At its end the joining of batches has released the user's dataset. Before the end, the iterator may
+    # still read ahead in it, and must not meet the next reader there: it is deleted here.
+    threading.Thread(target=iterators.clear).start()
 
 
-def _standard(dtype):
-    """The dtype that `check_examples` gives."""
+def _as_keras_dtype(dtype: tf.DType) -> tf.DType:
+    """Return the dtype that `check_examples` gives."""
     return tf.float32 if dtype.is_floating else tf.int32 if dtype.is_integer else dtype

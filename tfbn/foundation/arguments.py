@@ -8,29 +8,33 @@ from collections.abc import Collection
 from typing import Any
 
 
-def integer(name: str, value: Any, at_least: int | None = None, at_most: int | None = None) -> int:
+def integer(
+    name: str, value: Any, at_least: int | None = None, at_most: int | None = None, reason: str = ""
+) -> int:
     """Return `value` as an int; NumPy's integers are integers, too.
 
     Raises:
         TypeError: `value` is not an integer.
-        ValueError: `value` is outside the limits.
+        ValueError: `value` is outside the limits; the message adds the `reason` for them.
 
     >>> integer("epochs", 3, at_least=1)
     3
     """
     limits = _limits(at_least, at_most)
+    message = f"`{name}` must be an integer{limits}{reason and f', {reason}'}. Received: {name}={value!r}."
     # bool is a subclass of int, but True as a number of epochs is a mistake.
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` must be an integer{limits}. Received: {name}={value!r}.")
-    if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
-        raise ValueError(f"`{name}` must be an integer{limits}. Received: {name}={value!r}.")
-    return int(value)
+        raise TypeError(message)
+    whole = int(value)
+    if (at_least is not None and whole < at_least) or (at_most is not None and whole > at_most):
+        raise ValueError(message)
+    return whole
 
 
 def _limits(at_least: int | None, at_most: int | None) -> str:
-    if at_most is not None:
-        return f" from {at_least or 0:,} to {at_most:,}"
-    return "" if at_least is None else f", {at_least:,} or more"
+    if at_least is None:
+        return "" if at_most is None else f", {at_most:,} or less"
+    return f", {at_least:,} or more" if at_most is None else f" from {at_least:,} to {at_most:,}"
 
 
 def number(name: str, value: Any) -> float:

@@ -58,11 +58,11 @@ def check_new_file(path: str | os.PathLike, suffix: str) -> Path:
     """Return `path` as a Path if a new file with this suffix can be written there.
 
     Raises:
-        ValueError: another suffix, a file that exists, or a folder that cannot be written.
+        ValueError: the suffix is another, the file exists, or its folder cannot be written.
     """
     path = Path(path)
     if path.suffix != suffix:
-        raise ValueError(f"{path} must end in {suffix}.")
+        raise ValueError(f"The file must end in {suffix}. Received: {path}.")
     if path.exists():
         raise ValueError(f"{path} exists already. Choose another name, or remove it.")
     _check_writable(path, path.parent)
@@ -117,8 +117,8 @@ def _cannot_write(path: str | os.PathLike, error: OSError) -> ValueError:
 def staged(path: Path) -> Iterator[Path]:
     """Give a path beside `path`; what is written there takes the place of `path` at the end of the block.
 
-    An error in the block leaves everything as it was. What was at `path` before is replaced. A missing
-    folder above `path` is created at the end.
+    What was at `path` before is replaced. After an error, `path` is as it was before. A missing folder
+    above `path` is created at the end.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with staged(Path(folder, "result.txt")) as staging:
@@ -130,6 +130,16 @@ def staged(path: Path) -> Iterator[Path]:
         staging = Path(scratch, path.name)
         yield staging
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() and any(path.iterdir()):
-            os.replace(path, Path(scratch, "before"))
-        os.replace(staging, path)
+        _replace(path, staging, Path(scratch, f"{path.name}-former"))
+
+
+def _replace(path: Path, new: Path, former: Path) -> None:
+    """Move `new` to `path`. A folder there goes to `former` first, and back if `new` cannot be moved."""
+    try:
+        if path.is_dir() or (path.exists() and new.is_dir()):  # Only a file takes the place of a file.
+            os.replace(path, former)
+        os.replace(new, path)
+    except BaseException:
+        if former.exists() and not path.exists():
+            os.replace(former, path)
+        raise

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: how a command ends by them, and when it must not."""
+"""Ctrl-C and SIGTERM: how they end a command, and when they must not."""
 
 from __future__ import annotations
 
@@ -6,70 +6,78 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_received_signals: list[int] = []
 
 
-def exit_code():
-    """What a command that a signal ended returns: 128 and the signal's number."""
-    return 128 + _received[-1] if _received else 130
+def exit_code() -> int:
+    """Return the exit code of a command that a signal ended: 128 and the signal's number.
+
+    >>> exit_code()
+    130
+    """
+    return 128 + (_received_signals[-1] if _received_signals else signal.SIGINT)
 
 
-_received = []
+def sigterm_as_interrupt() -> None:
+    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
 
-
-def sigterm_as_interrupt():
-    """Let SIGTERM end a command as Ctrl-C does: in order."""
-
-    def interrupt(number, frame):
-        _received.append(number)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _received_signals.append(number)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
 
 
 @contextlib.contextmanager
-def _handled(handler):
-    """Give both to a handler, and back to what had them before, whoever took them in between."""
-    kept = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+def _handlers_replaced(handler: Callable[[int, FrameType | None], Any] | int) -> Iterator[None]:
+    """Handle both signals by `handler`; then restore the former handlers, whoever set others meanwhile."""
+    former_handlers = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, former in kept.items():
-            signal.signal(number, former)
+        for number, former_handler in former_handlers.items():
+            signal.signal(number, former_handler)
 
 
 @contextlib.contextmanager
-def exit_on_signal():
-    """Let either end the command on the spot: an exception amid an import gets lost, or crashes it."""
-    error = os.dup(2)  # That may lead elsewhere by then.
+def exit_on_signal() -> Iterator[None]:
+    """Let both signals end the process at once: an exception during an import gets lost, or crashes it."""
+    stderr = os.dup(2)  # Standard error itself may be redirected when the signal comes.
 
-    def end(number, frame):
-        cursor = b"\x1b[?25h" if os.isatty(error) else b""  # Which a spinner hides.
-        os.write(error, cursor + b"Interrupted: nothing was written.\n")
+    def end(number: int, frame: FrameType | None) -> None:
+        show_cursor = b"\x1b[?25h" if os.isatty(stderr) else b""  # A spinner hides it.
+        os.write(stderr, show_cursor + b"Interrupted: nothing was written.\n")
         os._exit(128 + number)
 
     try:
-        with _handled(end):
+        with _handlers_replaced(end):
             yield
     finally:
-        os.close(error)
+        os.close(stderr)
 
 
-def signals_left_to_system():
-    """Let Ctrl-C kill the process, where TensorFlow waits in C++ and no handler of Python's would run.
+def signals_left_to_system() -> AbstractContextManager[None]:
+    """Let both signals kill the process: while TensorFlow waits in C++, no handler in Python would run.
 
-    TensorFlow's workers take SIGTERM for themselves there; the command has it back afterwards.
+    TensorFlow's workers set a handler of their own for SIGTERM. The command's is restored afterwards.
     """
-    return _handled(signal.SIG_DFL)
+    return _handlers_replaced(signal.SIG_DFL)
 
 
-def ignore():
-    """Let neither have an effect any more."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+def ignore() -> None:
+    """Ignore both signals from now on."""
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def signals_deferred():
-    """Let neither Ctrl-C nor SIGTERM come in between, where they come to this thread."""
+def signals_deferred() -> AbstractContextManager[None]:
+    """Keep both signals out of a block in the main thread, the only thread that receives them."""
     if threading.current_thread() is threading.main_thread():
-        return _handled(signal.SIG_IGN)
+        return _handlers_replaced(signal.SIG_IGN)
     return contextlib.nullcontext()

@@ -3,89 +3,81 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import keras
 import tensorflow as tf
+from keras import layers
 
 from tfbn.keras_internals import flatten_layers
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
+    *(layers.Conv1D, layers.Conv2D, layers.Conv3D),
+    *(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+    *(layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+    *(layers.SeparableConv1D, layers.SeparableConv2D),
 )
 POOLINGS = (
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.AveragePooling3D,
+    *(layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D),
+    *(layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D),
 )
 
 
-def find_device(name="auto"):
-    """The full name of a device that TensorFlow has.
+def find_device(name: str = "auto") -> str:
+    """Return the full name of a device that TensorFlow has.
+
+    GPUs that TensorFlow has not started yet are set to take memory as they need it.
 
     Args:
         name: "auto" (default; the first GPU, else the CPU), "cpu", "gpu", or with a number: "gpu:1".
 
     Raises:
-        ValueError: there is no such device; the message lists those that there are.
-
-    GPUs are set to take memory as they need it, where TensorFlow has not started them yet.
+        ValueError: there is no such device; the message lists the available ones.
 
     >>> find_device("cpu")
     'cpu:0'
     """
-    known = available()
-    wanted = str(name).lower()
-    if wanted == "auto":
-        return "gpu:0" if "gpu:0" in known else "cpu:0"
-    if wanted in ("cpu", "gpu"):
-        wanted += ":0"
-    if wanted not in known:
-        raise ValueError(f"No device {name!r}. Available: {', '.join(['auto', *known])}.")
-    return wanted
+    names = available()
+    device = str(name).lower()
+    if device == "auto":
+        return "gpu:0" if "gpu:0" in names else "cpu:0"
+    if device in ("cpu", "gpu"):
+        device += ":0"
+    if device not in names:
+        raise ValueError(f"No device {name!r}. Available: {', '.join(['auto', *names])}.")
+    return device
 
 
-def available():
-    """The names of all devices, once TensorFlow has started them."""
+def available() -> list[str]:
+    """Start TensorFlow's devices and return the names of all."""
     for gpu in tf.config.list_physical_devices("GPU"):
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:
-            break  # Already started, with whatever its owner chose.
+            break  # Already started, with what its owner chose.
     devices = tf.config.list_logical_devices()
     return [short_name(device.name) for device in devices if device.device_type in ("CPU", "GPU")]
 
 
-def short_name(name):
-    """TensorFlow's "/device:CPU:0" as "cpu:0"."""
+def short_name(name: str) -> str:
+    """Return TensorFlow's "/device:CPU:0" as "cpu:0"."""
     return ":".join(name.lower().rsplit(":", 2)[-2:])
 
 
-def describe_device(device):
-    """A device with its hardware, such as "cpu:0 (2 cores)"."""
+def describe_device(device: str) -> str:
+    """Return a device with its hardware, such as "cpu:0 (2 cores)"."""
     return f"{device} ({hardware(device)})"
 
 
-def hardware(device):
-    """What a device is, such as "2 cores"."""
-    cpu = device.startswith("cpu")
-    return f"{os.cpu_count()} cores" if cpu else details(device).get("device_name", "GPU")
+def hardware(device: str) -> str:
+    """Return the hardware of a device, such as "2 cores"."""
+    is_cpu = device.startswith("cpu")
+    return f"{os.cpu_count()} cores" if is_cpu else details(device).get("device_name", "GPU")
 
 
-def details(device):
-    """What TensorFlow knows of a GPU's hardware, a dict; empty for a CPU."""
+def details(device: str) -> dict[str, Any]:
+    """Return TensorFlow's details of a GPU; none for a CPU."""
     kind, number = device.split(":")
     if kind == "cpu":
         return {}
@@ -93,34 +85,35 @@ def details(device):
     return tf.config.experimental.get_device_details(physical)
 
 
-def suits_xla(model, device):
-    """Whether XLA makes the model's training faster: not where a CPU has to convolve."""
+def suits_xla(model: keras.Model, device: str) -> bool:
+    """Return whether XLA makes the model's training faster: everywhere but for convolutions on a CPU."""
     return not (device.startswith("cpu") and convolves(model))
 
 
-def convolves(model):
-    """Whether a layer of the model is a convolution."""
-    # Keras offers no public way to the layers within layers.
+def convolves(model: keras.Model) -> bool:
+    """Return whether a layer of the model is a convolution."""
     return any(isinstance(layer, CONVOLUTIONS) for layer in flatten_layers(model))
 
 
-def supports_empty_batch(model, device):
-    """Whether the model's layers can train on a batch without examples, as far as is known."""
+def supports_empty_batch(model: keras.Model, device: str) -> bool:
+    """Return whether a batch may lack examples: not for convolutions and poolings on a CPU."""
     windows = (*CONVOLUTIONS, *POOLINGS)
-    return not (device.startswith("cpu") and any(isinstance(one, windows) for one in flatten_layers(model)))
+    return not (
+        device.startswith("cpu") and any(isinstance(layer, windows) for layer in flatten_layers(model))
+    )
 
 
-def check_precision(precision):
-    """Raise ValueError if `precision` is none of PRECISIONS, nor None."""
+def check_precision(precision: str | None) -> None:
+    """Raise ValueError unless `precision` is one of PRECISIONS, or None."""
     if precision not in (None, *PRECISIONS):
         raise ValueError(
-            f"Unknown precision {precision!r}. Known: {', '.join(PRECISIONS)}. For others build the "
+            f"Unknown precision {precision!r}. Known: {', '.join(PRECISIONS)}. For others, build the "
             "model under keras.config.set_dtype_policy."
         )
 
 
-def set_precision(model, precision):
-    """Give every layer of `model` the Keras dtype policy `precision`; the weights stay float32."""
+def set_precision(model: keras.Model, precision: str) -> None:
+    """Set every layer of `model` to the Keras dtype policy `precision`; the weights stay float32."""
     check_precision(precision)
     policy = keras.dtype_policies.get(precision)
     # The model itself, too: Keras asks it whether the loss has to be scaled.

@@ -1,4 +1,4 @@
-"""Whether a device trains, and under XLA: tiny networks that are trained on it before others are."""
+"""Whether a device trains, with XLA and without: tiny networks try it before others train there."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ import os
 import re
 import subprocess
 import sys
-import warnings
+from typing import Any
 
+import keras
 import tensorflow as tf
 
-from tfbn.foundation.errors import first_line, last_line
+from tfbn.foundation.errors import first_line, last_line, warn_caller
 from tfbn.foundation.provenance import versions
+from tfbn.foundation.tables import text_table
 from tfbn.runtime import devices
 
 
-def choose_jit(model, device, jit="auto"):
-    """Whether XLA compiles the training of `model`, once the device has shown that it can.
+def choose_jit(model: keras.Model, device: str, jit: bool | str = "auto") -> bool:
+    """Return whether XLA compiles the training of `model`.
 
-    A GPU trains a tiny network first, see `failure`. A CPU has nothing to show: its XLA comes with
-    TensorFlow.
+    On a GPU a tiny network trains first, see `failure`. A CPU needs no test: its XLA comes with TensorFlow.
 
     Args:
-        model: `keras.Model`.
-        device: str, as `find_device` gives it.
-        jit: True, False or "auto" (default; what `suits_xla` says).
+        model: the model to train.
+        device: the device's full name, from `find_device`.
+        jit: True, False or "auto" (default; the answer of `suits_xla`).
 
     Raises:
         ValueError: the device cannot train even without XLA.
 
-    >>> import keras
     >>> choose_jit(keras.Sequential([keras.Input([2]), keras.layers.Dense(2)]), "cpu:0")
     True
     """
     if jit == "auto":
         jit = devices.suits_xla(model, device)
     if device.startswith("cpu"):
-        return jit
+        return bool(jit)
     convolutions = devices.convolves(model)
     check_trains(device, convolutions)
-    return jit and xla_works(device, convolutions)
+    return bool(jit) and xla_works(device, convolutions)
 
 
-def check_trains(device, convolutions=False):
+def check_trains(device: str, convolutions: bool = False) -> None:
     """Raise ValueError if a device does not train even without XLA, see `failure`."""
     reason = failure(device, convolutions, jit=False)
     if reason is not None:
@@ -53,8 +53,8 @@ def check_trains(device, convolutions=False):
         )
 
 
-def xla_works(device, convolutions=False):
-    """Whether a device trains under XLA, see `failure`; where it does not, a warning says so, once."""
+def xla_works(device: str, convolutions: bool = False) -> bool:
+    """Return whether a device trains under XLA, see `failure`; if not, warn once."""
     reason = failure(device, convolutions)
     if reason is not None:
         _warn(device, reason)
@@ -62,17 +62,19 @@ def xla_works(device, convolutions=False):
 
 
 @functools.cache  # However many networks train there.
-def _warn(device, reason):
-    warnings.warn(f"XLA fails on {device}, which is used without it: {reason}", stacklevel=5)
+def _warn(device: str, reason: str) -> None:
+    warn_caller(f"XLA fails on {device}, which is used without it: {reason}")
 
 
-def failure(device, convolutions=False, jit=True):
-    """Why a device does not train a tiny network, a line; None if it does. Tried once a process.
+def failure(device: str, convolutions: bool = False, jit: bool = True) -> str | None:
+    """Return why a device does not train a tiny network, one line; None if it does.
+
+    Each case is tried once a process.
 
     Args:
-        device: str, as `find_device` gives it.
-        convolutions: bool, whether to try them, too. Default False.
-        jit: bool, whether XLA compiles the step. Default True.
+        device: the device's full name, from `find_device`.
+        convolutions: whether to try them, too. Default False.
+        jit: whether XLA compiles the step. Default True.
 
     >>> failure("cpu:0", jit=False)
     """
@@ -81,13 +83,14 @@ def failure(device, convolutions=False, jit=True):
 
 
 @functools.cache
-def _try(device, convolutions, jit):
+def _try(device: str, convolutions: bool, jit: bool) -> str | None:
     if jit and _is_newer_than_tensorflow(device):
         return failure_elsewhere(device, convolutions)
     return failure_here(device, convolutions, jit)
 
 
-def failure_here(device, convolutions, jit):
+def failure_here(device: str, convolutions: bool, jit: bool) -> str | None:
+    """Return why the device does not train in this process, or None."""
     try:
         losses = _train(device, convolutions, jit)
     except tf.errors.OpError as error:
@@ -95,8 +98,8 @@ def failure_here(device, convolutions, jit):
     return None if losses == [1.0, 9.0] else f"the losses of its steps are {losses}, not [1.0, 9.0]"
 
 
-def failure_elsewhere(device, convolutions):
-    """`failure_here` under XLA, in another process, which that may end."""
+def failure_elsewhere(device: str, convolutions: bool) -> str | None:
+    """Return what `failure_here` does under XLA, from another process, which XLA may end."""
     script = (
         "import sys; from tfbn.runtime import devices, selftest; "
         f"sys.exit(selftest.failure_here(devices.find_device({device!r}), {convolutions}, True))"
@@ -110,20 +113,20 @@ def failure_elsewhere(device, convolutions):
     return last_line(done.stderr) if done.returncode else None
 
 
-def _is_newer_than_tensorflow(device):
-    """Whether a GPU is of a generation that came after this TensorFlow.
+def _is_newer_than_tensorflow(device: str) -> bool:
+    """Return whether a GPU is of a generation that came after this TensorFlow.
 
-    XLA can end the process there rather than raise ("LLVM ERROR: PTX version 8.5 does not support target
+    XLA can end the process there instead of raising ("LLVM ERROR: PTX version 8.5 does not support target
     'sm_120'"): https://github.com/tensorflow/tensorflow/issues/111958
     """
     built = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])  # ["sm_80", "compute_90"]
-    known = [int(number) for name in built for number in re.findall("_([0-9]+)", name)]
+    numbers = [int(number) for name in built for number in re.findall("_([0-9]+)", name)]
     major, minor = devices.details(device).get("compute_capability", (0, 0))
-    return bool(known) and 10 * major + minor > max(known)
+    return bool(numbers) and 10 * major + minor > max(numbers)
 
 
-def _train(device, convolutions, jit):
-    """The losses of two steps of SGD at a rate of 1, of 32 units with weights of 0; all data are 1.
+def _train(device: str, convolutions: bool, jit: bool) -> list[float]:
+    """Return the losses of two steps of SGD at a rate of 1, of 32 units with weights of 0; all data are 1.
 
     ::
 
@@ -131,7 +134,7 @@ def _train(device, convolutions, jit):
         w - mean over 32 units of 2 * x * (x @ w - 1)        = 2 / 32
         loss = (64 inputs * 2 / 32 - 1)**2                   = 9
 
-    Powers of two, which no precision rounds. A convolution whose windows have 64 values does the same.
+    Powers of two, which no precision rounds. A convolution whose windows have 64 values gives the same.
     """
     # With fewer inputs, XLA would write loops of its own and not call the libraries.
     shapes = ([4, 8, 8, 16], [2, 2, 16, 32]) if convolutions else ([32, 64], [64, 32])
@@ -139,7 +142,7 @@ def _train(device, convolutions, jit):
         x, w = tf.ones(shapes[0]), tf.Variable(tf.zeros(shapes[1]))
 
         @tf.function(jit_compile=jit, autograph=False)
-        def step():
+        def step() -> tf.Tensor:
             with tf.GradientTape() as tape:
                 y = tf.nn.conv2d(x, w, 2, "VALID") if convolutions else x @ w
                 loss = tf.reduce_mean(tf.square(y - 1))
@@ -149,15 +152,14 @@ def _train(device, convolutions, jit):
         return [float(step()), float(step())]
 
 
-def survey():
-    """What there is to train on, as plain data.
+def survey() -> dict[str, Any]:
+    """Return what there is to train on, as plain data.
 
     Returns:
-        dict: `devices`, a list of dicts of name, hardware, memory_gib (which TensorFlow may take of a
-        GPU; None for a CPU), compute_capability (of an NVIDIA GPU, else None), trains and xla (whether
-        dense and convolutional networks do, without and with XLA) and failure (why not, or None); `auto`,
-        the device that "auto" takes; `versions`; and `cuda` and `cudnn`, the versions that TensorFlow was
-        built for, None where it was built without.
+        A dict. `devices`: a list of dicts of name, hardware, memory_gib (which TensorFlow may take of a
+        GPU, else None), compute_capability (of an NVIDIA GPU, else None), trains and xla (whether dense and
+        convolutional networks train, without and with XLA) and failure (why not, or None). `auto`: the
+        device that "auto" takes. `versions`. `cuda`, `cudnn`: those that TensorFlow was built for, or None.
 
     >>> survey()["devices"][0]["name"]
     'cpu:0'
@@ -188,35 +190,35 @@ def survey():
     }
 
 
-def _memory():
-    """The GiB that TensorFlow may take of each GPU, by the names of the devices."""
-    # Only a session tells.
+def _memory() -> dict[str, float]:
+    """Return the GiB that TensorFlow may take of each GPU, by device name."""
+    # Only a session has this number.
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        found = session.list_devices()
-    gpus = [device for device in found if device.device_type == "GPU"]
+        gpus = [device for device in session.list_devices() if device.device_type == "GPU"]
     return {devices.short_name(gpu.name): gpu.memory_limit_bytes / 2**30 for gpu in gpus}
 
 
-def table(found):
-    """The result of `survey` as text."""
+def table(found: dict[str, Any]) -> str:
+    """Return the result of `survey` as text."""
     rows = found["devices"]
-    width = max(len("hardware"), *(len(row["hardware"]) for row in rows)) + 2
-    lines = [f"{'device':<8}{'hardware':<{width}}{'memory':<10}{'capability':<12}{'trains':<8}XLA"]
-    for row in rows:
-        memory = f"{row['memory_gib']:.1f} GiB" if row["memory_gib"] else ""
-        trains, xla = ("yes" if row[key] else "no" for key in ("trains", "xla"))
-        capability = row["compute_capability"] or ""
-        lines.append(
-            f"{row['name']:<8}{row['hardware']:<{width}}{memory:<10}{capability:<12}{trains:<8}{xla}"
+    cells = [
+        (
+            row["name"],
+            row["hardware"],
+            f"{row['memory_gib']:.1f} GiB" if row["memory_gib"] else "",
+            row["compute_capability"] or "",
+            *("yes" if row[key] else "no" for key in ("trains", "xla")),
         )
+        for row in rows
+    ]
+    lines = [text_table(("device", "hardware", "memory", "capability", "trains", "XLA"), cells)]
     lines += [f"{row['name']} says: {row['failure']}" for row in rows if row["failure"]]
     lines += ["", f"--device auto takes {found['auto']}."]
-    built = f", built for CUDA {found['cuda']} and cuDNN {found['cudnn']}" if found["cuda"] else ""
-    if built and not any(row["name"].startswith("gpu") for row in rows):
+    if found["cuda"] and not any(row["name"].startswith("gpu") for row in rows):
         lines.append(
             "TensorFlow sees no GPU. One from NVIDIA needs its driver and pip install -e '.[gpu]'."
         )
-    lines.append("")
-    for name, version in found["versions"].items():
-        lines.append(f"{name:<21}{version}{built if name == 'tensorflow' else ''}")
-    return "\n".join(lines)
+    packages = dict(found["versions"])
+    if found["cuda"]:
+        packages["tensorflow"] += f", built for CUDA {found['cuda']} and cuDNN {found['cudnn']}"
+    return "\n".join([*lines, "", text_table(("package", "version"), packages.items())])

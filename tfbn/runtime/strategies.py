@@ -6,50 +6,54 @@ A step is that of one device with the whole batch: replica `r` of `n` takes its 
     share = len(rows) / B
 
 and the gradient of ``sum(share * mean(losses of rows))`` is that of the mean over the batch, whether or not
-the shares are even. Keras takes each share for ``1 / n``.
+the shares are even. Keras assumes that each share is ``1 / n``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.foundation.errors import first_line
+from tfbn.foundation.errors import class_and_line, first_line
 
 STRATEGIES = {
     "mirrored": tf.distribute.MirroredStrategy,
     "multiworker": tf.distribute.MultiWorkerMirroredStrategy,
 }
 # What TensorFlow raises on a worker when another is gone: at once, or when its heartbeats are missed.
-GONE = (
+WORKER_GONE_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
     tf.errors.FailedPreconditionError,
 )
-
-
-EXAMPLE = (
+# Options of an optimizer that act on the gradients that the optimizer sees.
+PER_REPLICA_OPTIONS = (
+    *("clipnorm", "clipvalue", "global_clipnorm"),
+    *("gradient_accumulation_steps", "ema_overwrite_frequency"),
+)
+TF_CONFIG_EXAMPLE = (
     '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}'
 )
 
 
-def make_strategy(name):
-    """A strategy by its name: all GPUs of this machine, or all workers of TF_CONFIG.
+def make_strategy(name: str) -> tf.distribute.Strategy | None:
+    """Start a strategy by its name: over all GPUs of this machine, or over all workers of TF_CONFIG.
 
-    It has to be made before TensorFlow has started its devices, that is, first. That of several workers
-    waits until all have come.
+    Call this first, before TensorFlow starts its devices. "multiworker" waits until all workers have come.
 
     Args:
         name: "mirrored", "multiworker", or "none" for None.
 
     Raises:
-        ValueError: it cannot be started, because the address in TF_CONFIG is taken, say.
+        ValueError: the strategy cannot be started, for example because the address in TF_CONFIG is taken.
     """
     if name == "none":
         return None
@@ -58,43 +62,37 @@ def make_strategy(name):
     try:
         return STRATEGIES[name]()
     except (tf.errors.OpError, RuntimeError) as error:
-        reason = first_line(error)
-        raise ValueError(f"The {name} strategy cannot be started: {reason}") from None
+        raise ValueError(f"The {name} strategy cannot be started: {first_line(error)}") from None
 
 
-def check_tf_config(text):
-    """Raise if TF_CONFIG does not name the workers and this one among them.
-
-    Raises:
-        ValueError: as said, with an example.
-    """
-    problem = "is not set" if not text else None
-    if text:
-        try:
-            config = json.loads(text)
-            addresses, task = config["cluster"], config["task"]
-            known = addresses[task["type"]]
-            if task["type"] not in ("chief", "worker"):
-                problem = f"has the task type {task['type']!r}, which is neither worker nor chief"
-            elif not isinstance(known, list) or not all(":" in address for address in known):
-                problem = "must list its workers as host:port"
-            elif task["index"] not in range(len(known)):
-                problem = f"has the task index {task['index']!r}, but {len(known)} of that type"
-        except (ValueError, TypeError, LookupError) as error:
-            problem = f"cannot be understood ({type(error).__name__}: {error})"
-    if problem:
+def check_tf_config(text: str | None) -> None:
+    """Raise ValueError, with an example, if TF_CONFIG does not name the workers and this one among them."""
+    problem = _tf_config_problem(text) if text else "is not set"
+    if problem is not None:
         raise ValueError(
             f"TF_CONFIG {problem}. On each machine set it to all addresses, the same everywhere, and to "
-            f"that machine's own index, such as: export TF_CONFIG='{EXAMPLE}'"
+            f"that machine's own index, such as: export TF_CONFIG='{TF_CONFIG_EXAMPLE}'"
         )
 
 
-def check_strategy(strategy, device="auto", jit="auto"):
-    """Raise if `strategy` is none that trains here, or what else was given does not go with it.
+def _tf_config_problem(text: str) -> str | None:
+    try:
+        config = json.loads(text)
+        task = config["task"]
+        addresses = config["cluster"][task["type"]]
+        if task["type"] not in ("chief", "worker"):
+            return f"has the task type {task['type']!r}, which is neither worker nor chief"
+        if not isinstance(addresses, list) or not all(":" in address for address in addresses):
+            return "must list its workers as host:port"
+        if task["index"] not in range(len(addresses)):
+            return f"has the task index {task['index']!r}, but {len(addresses)} of that type"
+    except (ValueError, TypeError, LookupError) as error:
+        return f"cannot be understood ({class_and_line(error)})"
+    return None
 
-    Raises:
-        TypeError, ValueError: as said.
-    """
+
+def check_strategy(strategy: Any, device: str = "auto", jit: bool | str = "auto") -> None:
+    """Raise TypeError for strategies that are not supported, ValueError for options that they exclude."""
     if not isinstance(strategy, tuple(STRATEGIES.values())):
         raise TypeError(
             "`strategy` must be a tf.distribute.MirroredStrategy or MultiWorkerMirroredStrategy, or None. "
@@ -103,22 +101,22 @@ def check_strategy(strategy, device="auto", jit="auto"):
     if device != "auto":
         raise ValueError(
             f"`device` comes from the strategy: leave it 'auto'. Received: device={device!r}. "
-            "MirroredStrategy takes the names of its devices."
+            "Pass device names to MirroredStrategy instead."
         )
     if jit is True:
         raise ValueError("`jit` must be 'auto' or False under a strategy, which is not compiled by XLA.")
 
 
-def check_trainable(strategy, model, optimizer, loss):
-    """Raise for what would train, but not as one device does.
+def check_trainable(
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    loss: Any,
+) -> None:
+    """Raise ValueError for what would train, but not as one device does.
 
-    Args:
-        model: `keras.Model`, whose variables, and the optimizer's, must be the strategy's.
-        optimizer: `keras.optimizers.Optimizer`.
-        loss: a Keras loss, its name, or None.
-
-    Raises:
-        ValueError: as said.
+    That is a model or optimizer with variables from outside of the strategy's scope, an optimizer that
+    clips or accumulates gradients, or a loss that is not a mean.
     """
     for what, owner in (("model", model), ("optimizer", optimizer)):
         created = strategy.extended.variable_created_in_scope
@@ -128,30 +126,23 @@ def check_trainable(strategy, model, optimizer, loss):
                 "`with strategy.scope():`."
             )
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    refused = ("clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps")
-    for name in (*refused, "ema_overwrite_frequency"):
+    for name in PER_REPLICA_OPTIONS:
         if getattr(optimizer, name, None) is not None:
             raise ValueError(
-                f"The optimizer's `{name}` would be applied by each replica to its own part, which is not "
-                "what one device does. Leave it out under a strategy."
+                f"The optimizer's `{name}` would be applied by each replica to its own part, other than on "
+                "one device. Leave it out under a strategy."
             )
     reduction = getattr(loss, "reduction", "mean")
     if reduction not in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
         raise ValueError(
-            "`loss` must be a mean over the batch under a strategy. Received one with "
-            f"reduction={reduction!r}."
+            f"`loss` must be a mean over the batch under a strategy. Received: reduction={reduction!r}."
         )
 
 
-def check_loss(loss, y, y_pred):
-    """Raise if a loss gives no value for each example, of which a replica could take its share.
+def check_loss(loss: Any, y: tf.TensorSpec, y_pred: tf.TensorSpec) -> None:
+    """Raise ValueError unless a loss gives a value for each example, of which replicas take their shares.
 
-    Args:
-        loss: a Keras loss, or a function of `y` and `y_pred`; its name, or None for Keras' own.
-        y, y_pred: `tf.TensorSpec`, of a batch.
-
-    Raises:
-        ValueError: as said.
+    `y` and `y_pred` are the specs of a batch. Losses that Keras knows by name are not checked.
 
     >>> check_loss("mse", tf.TensorSpec([None, 2]), tf.TensorSpec([None, 2]))
     """
@@ -161,12 +152,12 @@ def check_loss(loss, y, y_pred):
     if call(y, y_pred).output_shapes.rank == 0:
         raise ValueError(
             "`loss` must give a value for each example under a strategy, of which replicas can take their "
-            "shares. Received one that gives a single value for all: let it reduce the last axis alone."
+            "shares. Received: a loss with one value for all. Let it reduce the last axis alone."
         )
 
 
-def describe_strategy(strategy):
-    """What a result should say of a strategy, as a dict; None for None."""
+def describe_strategy(strategy: tf.distribute.Strategy | None) -> dict[str, Any] | None:
+    """Return what a result records of a strategy; None without one."""
     if strategy is None:
         return None
     replicas = strategy.num_replicas_in_sync
@@ -174,29 +165,29 @@ def describe_strategy(strategy):
     return {"name": names[0], "replicas": replicas, "workers": workers(strategy)}
 
 
-def device_of(strategy):
-    """The first device of this worker, such as "gpu:0"."""
+def device_of(strategy: tf.distribute.Strategy) -> str:
+    """Return the first device of this worker, such as "gpu:0"."""
     device = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0])
     return f"{device.device_type.lower()}:{device.device_index}"
 
 
-def workers(strategy):
-    """How many processes train together."""
+def workers(strategy: tf.distribute.Strategy | None) -> int:
+    """Return the number of processes that train together."""
     if strategy is None:
         return 1
     return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
 
 
-def is_chief(strategy):
-    """Whether this process is the one that writes: the only one, or the first of several workers."""
-    return workers(strategy) == 1 or strategy.extended.should_checkpoint
+def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
+    """Return whether this process writes files: it is the only one, or the first of several workers."""
+    return strategy is None or workers(strategy) == 1 or strategy.extended.should_checkpoint
 
 
-def copies(strategy, arrays):
-    """On each replica's device a copy of `arrays`, a tuple of tensors, from which it takes its rows."""
+def copies(strategy: tf.distribute.Strategy, arrays: Sequence[tf.Tensor]) -> list:
+    """Copy `arrays` to each replica's device; a replica takes its rows from its copy."""
     devices = strategy.extended.worker_devices
 
-    def copy(context, array):
+    def copy(context: tf.distribute.ReplicaContext, array: tf.Tensor) -> tf.Tensor:
         with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
             return tf.identity(array)
 
@@ -205,18 +196,21 @@ def copies(strategy, arrays):
 
 
 @tf.autograph.experimental.do_not_convert
-def train_step(strategy, model, x, y, rows):
-    """One step of `model` on the `rows` of `x` and `y`, which are as `copies` gives them.
+def train_step(
+    strategy: tf.distribute.Strategy, model: keras.Model, x: Any, y: Any, rows: tf.Tensor
+) -> None:
+    """Train `model` for one step on the `rows` of `x` and `y`, which `copies` gave.
 
-    It is Keras' own train_step, but for the share in the gradient.
+    This is Keras' own train_step, but for the share in the gradient.
     """
 
-    def step(x, y):
+    def step(x: tf.Tensor, y: tf.Tensor) -> None:
         x, y, share = _shard(x, y, rows)
         replicas = strategy.num_replicas_in_sync
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True)
-            mean = model.compute_loss(x, y, y_pred, training=True) * replicas  # Keras divides by them.
+            # Keras divides by the number of replicas.
+            mean = model.compute_loss(x, y, y_pred, training=True) * replicas
             loss = model.optimizer.scale_loss(mean * tf.cast(share, mean.dtype))
         weights = model.trainable_weights
         gradients = tape.gradient(loss, weights)
@@ -229,41 +223,42 @@ def train_step(strategy, model, x, y, rows):
     strategy.run(step, (x, y))
 
 
-def _all_or_none(gradients):
-    """NaN on each replica if they are finite on one alone, where Keras would apply what the first has."""
-    known = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
-    poison = tf.add_n([tf.reduce_sum(0 * gradient) for gradient in known])  # 0, or NaN.
-    poison = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, poison)
-    return [None if gradient is None else gradient + poison for gradient in gradients]
+def _all_or_none(gradients: list) -> list:
+    """Make all gradients NaN if those of any replica are not finite: Keras asks the first replica alone."""
+    tensors = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    zero_or_nan = tf.add_n([tf.reduce_sum(0 * gradient) for gradient in tensors])
+    zero_or_nan = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, zero_or_nan)
+    return [None if gradient is None else gradient + zero_or_nan for gradient in gradients]
 
 
 @tf.autograph.experimental.do_not_convert
-def evaluation_step(strategy, model, x, y, rows):
-    """Keras' own test_step on the `rows`; its metrics weigh each replica by its rows."""
+def evaluation_step(
+    strategy: tf.distribute.Strategy, model: keras.Model, x: Any, y: Any, rows: tf.Tensor
+) -> None:
+    """Run Keras' own test_step on the `rows`; its metrics weigh each replica by its rows."""
 
-    def step(x, y):
+    def step(x: tf.Tensor, y: tf.Tensor) -> None:
         model.test_step(_shard(x, y, rows)[:2])
 
     strategy.run(step, (x, y))
 
 
-def _shard(x, y, rows):
-    """This replica's rows, and their share in the batch."""
+def _shard(x: tf.Tensor, y: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return this replica's rows, and their share in the batch."""
     context = tf.distribute.get_replica_context()
     replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
     size = tf.shape(rows)[0]
     own = rows[replica * size // replicas : (replica + 1) * size // replicas]
-    # Of no length that is known now: Keras' losses do not reduce a batch that is known to be empty.
+    # Hide the length from tracing: Keras' losses do not reduce a batch that is empty by its static shape.
     own = tf.compat.v1.placeholder_with_default(own, [None])
     return tf.gather(x, own), tf.gather(y, own), tf.shape(own)[0] / size
 
 
-def broadcast_from_chief(strategy, make):
-    """What `make` returned on the chief, where alone it is called, or as a ValueError what it raised.
+def broadcast_from_chief(strategy: tf.distribute.Strategy | None, make: Callable[[], Any]) -> Any:
+    """Call `make` on the chief alone, and return its plain data on all workers.
 
-    Args:
-        strategy: of several workers, all of which call this at once; or any other, or None.
-        make: function that takes nothing and returns plain data.
+    Several workers have to call this at the same time. What `make` raises on the chief, all of them raise
+    as a ValueError.
     """
     if workers(strategy) == 1:
         return make()
@@ -272,15 +267,15 @@ def broadcast_from_chief(strategy, make):
         try:
             text = json.dumps({"value": make()})
         except (ValueError, OSError) as error:
-            text = json.dumps({"error": str(error)})
-    found = json.loads(broadcast_bytes(strategy, text.encode()))
-    if "error" in found:
-        raise ValueError(found["error"])
-    return found["value"]
+            text = json.dumps({"error": str(error) or first_line(error)})
+    outcome = json.loads(broadcast_bytes(strategy, text.encode()))
+    if "error" in outcome:
+        raise ValueError(outcome["error"])
+    return outcome["value"]
 
 
-def broadcast_bytes(strategy, content):
-    """The chief's `content` on all workers."""
+def broadcast_bytes(strategy: tf.distribute.Strategy, content: bytes) -> bytes:
+    """Return the chief's `content` on all workers."""
     with scope(strategy):  # A variable starts on every worker from the chief's value.
         size = int(tf.Variable(len(content) if is_chief(strategy) else 0, dtype=tf.int64).numpy())
         words = np.zeros(-(-size // 4), "int32")
@@ -290,21 +285,16 @@ def broadcast_bytes(strategy, content):
 
 
 @contextlib.contextmanager
-def scope(strategy):
-    """The strategy's scope, which says so in one line where another worker is gone.
-
-    Raises:
-        ConnectionError: one is.
-    """
+def scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Enter the strategy's scope; raise ConnectionError, in one line, if another worker is gone."""
     try:
         with strategy.scope():
             yield
-    except GONE as error:
+    except WORKER_GONE_ERRORS as error:
         if workers(strategy) == 1:
             raise
         lines = [line for line in str(error).splitlines() if "/job:" in line or "ollective" in line]
-        said = (lines or [str(error)])[0].rpartition("}} ")[2]
         raise ConnectionError(
             "Another worker is gone, and training cannot go on without it. Start all of them again, with "
-            f"the checkpoints if there are any. TensorFlow says: {said.strip()[:200]}"
+            f"the checkpoints if there are any. TensorFlow says: {first_line(lines[0] if lines else error)}"
         ) from None
