@@ -1,4 +1,4 @@
-"""Percentiles, drifts and histograms draw what they were given."""
+"""Percentiles, drifts and histograms draw their arguments."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Sweeps and panels by value draw what they were given."""
+"""Sweeps and panels by value draw their arguments."""
 
 import numpy as np
 import pytest

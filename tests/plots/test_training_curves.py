@@ -1,4 +1,4 @@
-"""Curves over epochs draw what they were given; titles, legends and files of all figures."""
+"""Curves over epochs draw their arguments; titles, legends and files of all figures."""
 
 from pathlib import Path
 

@@ -79,7 +79,7 @@ def epochs_to_reach(curves: Curves, threshold: float, higher_is_better: bool = T
 def compare_arms(
     scores: Scores, series: dict[str, dict], reach: float | None
 ) -> tuple[dict[str, list], list[str]]:
-    """Return the quantities of two series of one arm each, the one that decides first, and notes."""
+    """Return the quantities of two series of one arm each, and notes; the first quantity decides."""
     metric, higher = scores.metric, scores.higher_is_better
     arms = [arm for by_value in series.values() for arm in by_value.values()]
     curves = [scores.curves[arm] for arm in arms]
@@ -108,7 +108,7 @@ def _level_that_all_reach(values: list[float], higher_is_better: bool) -> float:
 
 
 def compare_sweeps(scores: Scores, series: dict[str, dict]) -> tuple[dict[str, list], list[str]]:
-    """Return the quantities of two series over their values, the one that decides first, and notes."""
+    """Return the quantities of two series over their values, and notes; the first quantity decides."""
     metric, higher = scores.metric, scores.higher_is_better
     best = max if higher else min
     finals, tests = [], []
