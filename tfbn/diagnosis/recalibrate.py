@@ -32,9 +32,9 @@ def recalibrate(
     a layer. `one_pass` reads the data once: all layers then normalise by their batches, so the statistics
     behind the first layer depend on `batch_size` (as in PyTorch's `update_bn`).
 
-    A layer that is called several times gets the statistics of all its calls. If one call's inputs come from
-    another's output, that output is by the old averages. All other weights stay as they are. Dropout and
-    the like are off.
+    A layer that is called several times gets the statistics of all its calls. If one call's inputs come
+    from another's output, that output is by the old averages. All other weights stay as they are. Dropout
+    and the like are off.
 
     Args:
         model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed in place.
