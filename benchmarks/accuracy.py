@@ -1,4 +1,4 @@
-"""How exact the layer is in float32, beside Keras': python benchmarks/accuracy.py
+"""Measure how exact the layer is in float32, beside Keras': python benchmarks/accuracy.py
 
 For every mean and standard deviation of the input the largest error of the output, the moving mean and
 variance, dx, dgamma and dbeta, relative to the scale of the float64 result of `reference.py`. Two logical
@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfbn
+from tfbn.foundation.tables import text_table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import reference
@@ -29,7 +30,7 @@ SHAPES = {
     "images 64x32x32x32": ((64, 32, 32, 32), -1),
     "channels first 16x4x8x8": ((16, 4, 8, 8), 1),
 }
-WAYS = {
+COMPILATIONS = {
     "eager": lambda step: step,
     "graph": tf.function,
     "XLA": lambda step: tf.function(step, jit_compile=True),
@@ -52,11 +53,11 @@ def step_of(layer, masked):
     return step
 
 
-def on_one_device(kind, shape, axis, way, masked):
+def on_one_device(kind, shape, axis, compilation, masked):
     layer = kind(axis=axis, momentum=0.5)
     layer.build(shape)
     initial = layer.get_weights()
-    run = WAYS[way](step_of(layer, masked))
+    run = COMPILATIONS[compilation](step_of(layer, masked))
 
     def measure(x, dy, mask):
         layer.set_weights(initial)
@@ -96,8 +97,8 @@ def on_two_replicas(kind, shape, strategy, masked):
 
 
 def worst(measure, shape, axis, masked):
-    """The largest error of all parts, and at which mean, deviation and part it is."""
-    found = []
+    """Return the largest error of all parts, and its part, mean and standard deviation."""
+    errors = []
     for mean in MEANS:
         for stddev in STDDEVS:
             x, dy, mask = data(shape, mean, stddev)
@@ -108,8 +109,8 @@ def worst(measure, shape, axis, masked):
             measured = measure(x, dy, mask)
             for part, right in zip(PARTS, expected, strict=True):
                 wrong = reference.error(np.reshape(measured[part], right.shape), right)
-                found.append((wrong, f"{part} at mean {mean:g}, deviation {stddev:g}"))
-    return max(found)
+                errors.append((wrong, f"{part} at mean {mean:g}, deviation {stddev:g}"))
+    return max(errors)
 
 
 def main():
@@ -118,23 +119,24 @@ def main():
     )
     strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
     kinds = {"tfbn": tfbn.BatchNormalization, "Keras": keras.layers.BatchNormalization}
-    ours = []
-    print(f"means {MEANS}, standard deviations {STDDEVS}: largest error, relative to the result's scale")
-    print(f"{'':<42}{'tfbn':>9}{'Keras':>9}  worst of tfbn; of Keras")
+    rows, ours = [], []
     for name, (shape, axis) in SHAPES.items():
         for masked in (False, True):
-            for way in (*WAYS, *(["two replicas"] if axis == -1 else [])):
+            for compilation in (*COMPILATIONS, *(["two replicas"] if axis == -1 else [])):
+                title = f"{name}, {compilation}{', masked' if masked else ''}"
+                print(title, file=sys.stderr)
                 errors = {}
                 for kind in kinds:
-                    if way == "two replicas":
+                    if compilation == "two replicas":
                         measure = on_two_replicas(kinds[kind], shape, strategy, masked)
                     else:
-                        measure = on_one_device(kinds[kind], shape, axis, way, masked)
+                        measure = on_one_device(kinds[kind], shape, axis, compilation, masked)
                     errors[kind] = worst(measure, shape, axis, masked)
                 ours.append(errors["tfbn"][0])
-                words = f"{name}, {way}{', masked' if masked else ''}"
-                numbers = "".join(f"{errors[kind][0]:>9.1e}" for kind in kinds)
-                print(f"{words:<42}{numbers}  {'; '.join(errors[kind][1] for kind in kinds)}", flush=True)
+                numbers = [f"{error:.1e}" for error, _ in errors.values()]
+                rows.append([title, *numbers, *(place for _, place in errors.values())])
+    print(f"means {MEANS}, standard deviations {STDDEVS}: largest error, relative to the result's scale")
+    print(text_table(["", *kinds, "worst of tfbn", "worst of Keras"], rows, numeric=[1, 2]))
     print(f"largest of tfbn: {max(ours):.2e}, to be 2e-06 or less")
     sys.exit(int(max(ours) > 2e-6))
 

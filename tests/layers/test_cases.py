@@ -1,4 +1,4 @@
-"""One table of cases, every option among them, through every way a layer is run, saved and shared."""
+"""One table of cases, every option among them, however a layer is compiled, saved and shared."""
 
 import copy
 import inspect
@@ -65,7 +65,7 @@ MASKS = {
 }
 BOTH = [(name, False) for name in CASES] + [(name, True) for name in MASKS]
 IDS = [name + (", masked" if masked else "") for name, masked in BOTH]
-WAYS = {
+COMPILATIONS = {
     "eager": lambda step: step,
     "graph": lambda step: tf.function(step, reduce_retracing=True),
     "XLA": lambda step: tf.function(step, jit_compile=True),
@@ -97,9 +97,9 @@ def assert_averages(layer, oracle, tolerance=2e-6):
         assert reference.error(getattr(layer, weight), expected) < tolerance, weight
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("compilation", COMPILATIONS)
 @pytest.mark.parametrize(("name", "masked"), BOTH, ids=IDS)
-def test_outputs_averages_and_gradients_equal_those_in_numpy(name, masked, way, rng):
+def test_outputs_averages_and_gradients_equal_those_in_numpy(name, masked, compilation, rng):
     layer, oracle = twins(name, rng)
 
     def step(x, dy, mask):
@@ -109,7 +109,7 @@ def test_outputs_averages_and_gradients_equal_those_in_numpy(name, masked, way, 
         gradients = tape.gradient(y, [x, *layer.trainable_variables], dy)
         return y, gradients, layer(x, training=False, mask=mask)
 
-    run = WAYS[way](step)
+    run = COMPILATIONS[compilation](step)
     for size in (slice(None), slice(None), slice(0, -(-CASES[name][0][0] // 2))):
         x, dy, mask = batch(name, rng, masked)
         x, dy, mask = x[size], dy[size], None if mask is None else mask[size]

@@ -52,7 +52,7 @@ def outputs_and_gradients(axes):
     return step
 
 
-WAYS = {
+COMPILATIONS = {
     "eager": outputs_and_gradients,
     "graph": lambda axes: tf.function(outputs_and_gradients(axes)),
     "XLA": lambda axes: tf.function(outputs_and_gradients(axes), jit_compile=True),
@@ -76,12 +76,12 @@ def errors(step, c, wanted):
     ]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("compilation", COMPILATIONS)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
-def test_forward_and_backward_follow_the_paper(rng, shape, axis, masked, way):
+def test_forward_and_backward_follow_the_paper(rng, shape, axis, masked, compilation):
     c = case(rng, shape, axis, masked)
-    assert max(errors(WAYS[way](c["axes"]), c, right(c, axis))) < 2e-6
+    assert max(errors(COMPILATIONS[compilation](c["axes"]), c, right(c, axis))) < 2e-6
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -94,10 +94,10 @@ def test_results_are_exact_however_far_the_mean_is_from_zero(rng, shape, axis, m
     for mean in (0.0, 1.0, 1e2, 1e3, 1e4):
         for stddev in (1e-2, 1.0, 1e2):
             c = case(rng, shape, axis, masked, mean=mean, stddev=stddev)
-            steps = steps or {way: make(c["axes"]) for way, make in WAYS.items()}
+            steps = steps or {compilation: make(c["axes"]) for compilation, make in COMPILATIONS.items()}
             wanted = right(c, axis)
-            for way, step in steps.items():
-                assert max(errors(step, c, wanted)) < 2e-6, (way, mean, stddev)
+            for compilation, step in steps.items():
+                assert max(errors(step, c, wanted)) < 2e-6, (compilation, mean, stddev)
 
 
 def derivatives(axes, mask):

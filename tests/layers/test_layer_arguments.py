@@ -59,6 +59,11 @@ def test_layer_rejects_arguments_outside_their_range(options, error, message):
     assert message in str(raised.value)
 
 
+def test_virtual_batch_size_may_be_an_integer_of_numpy():
+    layer = tfbn.BatchNormalization(virtual_batch_size=np.int64(4))
+    assert type(layer.get_config()["virtual_batch_size"]) is int
+
+
 @pytest.mark.parametrize(
     "options",
     [

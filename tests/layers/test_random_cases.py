@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import tfbn
 
 NUMBER = int(os.environ.get("TFBN_RANDOM_CASES", 500))
-WAYS = {
+COMPILATIONS = {
     "eager": lambda step: step,
     "graph": lambda step: tf.function(step, reduce_retracing=True),
     "XLA": lambda step: tf.function(step, jit_compile=True),
@@ -56,7 +56,7 @@ def cases(draw):
         "stddev": draw(st.sampled_from([1e-2, 1.0, 1e2])),
         "seed": draw(st.integers(0, 2**16)),
         # Compiling takes long, so most run eagerly.
-        "way": draw(st.sampled_from(["eager"] * 18 + ["graph", "XLA"])),
+        "compilation": draw(st.sampled_from(["eager"] * 18 + ["graph", "XLA"])),
     }
     return shape, mask, options, data
 
@@ -79,7 +79,7 @@ def test_random_cases_equal_those_in_numpy(case):
             y = layer(x, training=True, mask=mask)
         return y, tape.gradient(y, x, dy)
 
-    run = WAYS[data["way"]](step)
+    run = COMPILATIONS[data["compilation"]](step)
     for _ in range(2):
         x = (data["mean"] + data["stddev"] * rng.normal(size=shape)).astype("float32")
         dy = rng.normal(size=shape).astype("float32")

@@ -25,18 +25,18 @@ from tfbn.layers import inspection
 SATURATED_OUTPUT = 4.0  # sigmoid and tanh are flat beyond
 SATURATED_SHARE = 0.95  # of the outputs of a saturated channel that are beyond
 NEAR_EPSILON = 10  # times epsilon: a variance below that is near it
-LONGEST_NAME = 22  # characters of a layer's name, so that the table keeps to 80
+LONGEST_NAME = 21  # characters of a layer's name, so that the table keeps to 80
 WAY_TITLES = {
     "moving": "moving averages, as in use",
     "batch": "statistics of batches of {batch_size}",
     "recalibrated": "recalibrated statistics",
     "single": "statistics of each example alone",
 }
-LAYER_HEADER = ("layer", "channels", "mean off by", "variance x", "near eps", "dead", "satur.", "noise")
+LAYER_HEADER = ("layer", "channels", "mean off by", "variance x", "eps", "dead", "sat.", "noise")
 LAYER_NOTES = (
     "mean off by: distance of the means in standard deviations, median (largest)",
     "variance x: moving variance over the data's, smallest to largest channel",
-    "near eps, dead, satur.: channels with a variance near epsilon, dead, saturated",
+    "eps, dead, sat.: channels with a variance near epsilon, dead, saturated",
     "noise: scatter of the means of batches, in standard deviations",
 )
 

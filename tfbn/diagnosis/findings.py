@@ -20,16 +20,9 @@ CHANNEL_FAULTS = {
 
 
 def describe(rows: list[dict[str, Any]], ways: dict[str, dict[str, float | None]]) -> list[str]:
-    """Return the findings, the worst first; a sentence that all is well if it is.
-
-    Args:
-        rows: `Diagnosis.layers`.
-        ways: `Diagnosis.ways`.
-    """
-    by_severity = sorted(
-        (finding for row in rows for finding in _layer_findings(row)), key=lambda finding: -finding[0]
-    )
-    findings = [sentence for _, sentence in by_severity]
+    """Return what is wrong, the worst first, by the `layers` and `ways` of a `Diagnosis`."""
+    pairs = [pair for row in rows for pair in _layer_findings(row)]
+    findings = [sentence for _, sentence in sorted(pairs, key=lambda pair: -pair[0])]
     moving, batch, recalibrated = (ways[name]["accuracy"] for name in ("moving", "batch", "recalibrated"))
     if moving is not None and recalibrated is not None and recalibrated - moving > ACCURACY_LOSS_LIMIT:
         findings.insert(

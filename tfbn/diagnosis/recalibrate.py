@@ -27,16 +27,14 @@ def recalibrate(
         mean     = sum(count * mean_of_batch) / sum(count)
         variance = sum(count * (variance_of_batch + (mean_of_batch - mean)**2)) / sum(count)
 
-    Moving averages lag behind the weights, and averaged weights have no moving averages of their own. Here
-    the layers are set one after the other: each one's inputs are those of the final network, because the
-    layers before it have their new statistics already. That reads the data once a layer.
+    Moving averages lag behind the weights, and averaged weights have none of their own. Here layers are set
+    one after the other, so that each one's inputs are those of the final network. That reads the data once
+    a layer. `one_pass` reads the data once: all layers then normalise by their batches, so the statistics
+    behind the first layer depend on `batch_size` (as in PyTorch's `update_bn`).
 
-    `one_pass` reads the data once. All layers then normalise by their batches while the statistics are
-    taken, so those behind the first depend on `batch_size` (as in PyTorch's `update_bn`). A layer that is
-    called several times gets the statistics of all calls together. If one call's inputs come from another's
-    output, that output is by its old averages.
-
-    Gamma, beta and all other weights stay as they are. Dropout and the like are off.
+    A layer that is called several times gets the statistics of all its calls. If one call's inputs come
+    from another's output, that output is by the old averages. All other weights stay as they are. Dropout
+    and the like are off.
 
     Args:
         model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed in place.

@@ -104,12 +104,7 @@ def check_combination(layer: Any) -> None:
 def channel_lengths(
     axis: int | list[int], input_shape: Sequence[int | None], has_ghosts: bool
 ) -> dict[int, int]:
-    """Return the axes of the channels, counted from the first, in order, with their lengths.
-
-    Raises:
-        ValueError: the input lacks one of the axes; its length is unknown; two are the same axis; one is
-            the first axis, which ghost batches split; or TensorFlow cannot broadcast over them.
-    """
+    """Return the axes of the channels, counted from the first, with their lengths; check both."""
     rank = len(input_shape)
     axes = axis if isinstance(axis, list) else [axis]
     for one in axes:
@@ -130,7 +125,7 @@ def channel_lengths(
         )
     if has_ghosts and 0 in positions:
         raise ValueError(
-            "`virtual_batch_size` splits the first axis, so it cannot be one of the channels. Received: "
+            "`virtual_batch_size` splits the first axis, so the channels cannot be there. Received: "
             f"axis={axis} for an input of rank {rank}."
         )
     is_channel = [True] * has_ghosts + [position in positions for position in range(rank)]

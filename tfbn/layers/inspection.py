@@ -76,10 +76,8 @@ def scale_and_shift(layer: Any) -> tuple[np.ndarray, np.ndarray]:
 def set_averages(layer: Any, mean: np.ndarray, variance: np.ndarray, count: Any) -> None:
     """Set the statistics by which `layer` normalises in inference, arrays of the channels' shape.
 
-    A layer with ``momentum=None`` also stores `count`, the number of values behind the statistics.
-
-    Raises:
-        ValueError: a statistic is too large for the dtype of the layer's weight.
+    A layer with ``momentum=None`` also stores `count`, the number of values behind the statistics. A value
+    too large for the weight's dtype is a ValueError.
     """
     stddev = np.sqrt(variance + layer.epsilon)
     values = {"moving_mean": mean, "moving_variance": variance}
@@ -137,14 +135,12 @@ def observe(
     """Run `model` in inference over all batches, and yield for each what `call` observes in `layers`.
 
     Args:
-        model, layers: the model, and the layers to observe.
         read: function that returns an iterator over batches ``(x, y)``.
         call: function of layer, inputs and mask that returns the observation, a nest of tensors, and the
             layer's output.
         stop_after: the number of calls after which the model stops. Default None: it runs to its end.
 
-    Yields:
-        Pairs of layer and observation, in the order of their calls.
+    A batch's observations are pairs of layer and observation, in the order of the calls.
     """
     order: list = []
 
@@ -251,7 +247,7 @@ def gives_probabilities(model: keras.Model, outputs: np.ndarray) -> bool:
     Several outputs that sum to one are probabilities wherever the softmax is; a single output between 0 and
     1 may be a logit.
     """
-    sums_to_one = (
-        outputs.shape[-1] > 1 and (outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-2)
-    )
-    return final_activation(model) in ("softmax", "sigmoid") or bool(sums_to_one)
+    if final_activation(model) in ("softmax", "sigmoid"):
+        return True
+    sums_to_one = np.allclose(outputs.sum(-1), 1, atol=1e-2)
+    return outputs.shape[-1] > 1 and bool((outputs >= 0).all()) and sums_to_one

@@ -172,9 +172,8 @@ def pool_over_replicas(batch: Moments) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     total, count = sum_over_replicas([batch.count * batch.mean, batch.count])
     shift = tf.math.divide_no_nan(total, count)
     distance = (batch.shift - shift) + batch.offset
-    first, second = sum_over_replicas(
-        [batch.count * distance, batch.count * (batch.variance + tf.square(distance))]
-    )
+    squares = batch.variance + tf.square(distance)
+    first, second = sum_over_replicas([batch.count * distance, batch.count * squares])
     offset = tf.math.divide_no_nan(first, count)
     variance = _variance(second, count, offset)
     return shift + offset, variance, count
@@ -196,16 +195,12 @@ def unbiased_variance(variance: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 
 def broadcast_mask(mask: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor | None:
-    """Return a mask of the first axes of `x` as booleans of the shape of `x`, or None for None.
-
-    Raises:
-        ValueError: the mask's axes are not the first ones of `x`, each of the same length or 1.
-    """
+    """Return a mask of the first axes of `x` as booleans of the shape of `x`, or None for None."""
     if mask is None:
         return None
     mask = tf.cast(tf.convert_to_tensor(mask), "bool")
     rank = mask.shape.rank
-    if rank is None or rank > x.shape.rank or not _fits(mask.shape, x.shape[:rank]):
+    if rank is None or rank > x.shape.rank or not _broadcasts(mask.shape, x.shape[:rank]):
         raise ValueError(
             f"`mask` must have the first axes of the inputs, each of the same length or 1. Received: "
             f"mask.shape={mask.shape} for inputs of the shape {x.shape}."
@@ -214,11 +209,9 @@ def broadcast_mask(mask: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor | None:
     return tf.broadcast_to(mask, tf.shape(x))
 
 
-def _fits(mask_shape: tf.TensorShape, shape: tf.TensorShape) -> bool:
-    return all(
-        length in (1, None) or wanted in (length, None)
-        for length, wanted in zip(mask_shape, shape, strict=True)
-    )
+def _broadcasts(mask_shape, shape):
+    lengths = zip(mask_shape, shape, strict=True)
+    return all(length in (1, None) or wanted in (length, None) for length, wanted in lengths)
 
 
 def ghost_batches(x: tf.Tensor, size: int) -> tf.Tensor:
