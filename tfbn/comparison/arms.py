@@ -39,19 +39,17 @@ class Arm:
     program: str | None = None
 
     def to_dict(self, name: str, model: keras.Model, saved: dict[str, int] | None) -> dict[str, Any]:
-        """Return the arm as results.json holds it.
-
-        Args:
-            name: the arm's name.
-            model: its network.
-            saved: seed and epoch of the weights of its trained model; None without such a model.
-        """
+        """Return the arm as results.json holds it; `saved` are seed and epoch of the saved weights."""
+        try:
+            architecture = json.loads(model.to_json())
+        except (NotImplementedError, TypeError, ValueError):
+            architecture = None  # Keras cannot serialize the model.
         return {
             "series": self.series or name,
             "value": self.value,
             "learning_rate": self.learning_rate,
             "parameters": model.count_params(),
-            "architecture": _architecture(model),
+            "architecture": architecture,
             "model": saved,
         }
 
@@ -60,9 +58,7 @@ def check_arms(arms: Mapping[str, Arm | Callable[[], keras.Model]]) -> dict[str,
     """Return `arms` as a dict of names to `Arm`, from functions or `Arm`.
 
     Raises:
-        TypeError: `arms` is not such a dict, or a field of an arm has another type.
-        ValueError: a name cannot be a file's name, a learning rate is negative, or two arms have the same
-            series and value.
+        TypeError, ValueError: `arms` is not such a dict, or a name cannot be a file's name.
     """
     if not isinstance(arms, dict) or not arms:
         raise TypeError(
@@ -92,31 +88,21 @@ def _check_arm(name: str, arm: Arm | Callable[[], keras.Model]) -> Arm:
             "An arm's name becomes a file's name: up to 100 bytes of letters, digits and any of _ . + = - "
             f"are allowed, a letter or digit first, and no '.keras' at the end. Received: {name!r}."
         )
-    # JSON holds no NumPy scalars.
-    plain = {
-        key: item.item()
-        for key in ("value", "learning_rate")
-        if isinstance(item := getattr(arm, key), np.generic)
-    }
-    arm = replace(arm, **plain)
+    value, rate = _plain(arm.value), _plain(arm.learning_rate)
     for key in ("series", "program"):
         if not isinstance(getattr(arm, key), str | None):
             raise TypeError(f"`{key}` of arm {name!r} must be a string. Received: {getattr(arm, key)!r}.")
-    if not (isinstance(arm.value, str | None) or is_finite_number(arm.value)):
+    if not (isinstance(value, str | None) or is_finite_number(value)):
         raise TypeError(
-            f"`value` of arm {name!r} must be a finite number, a string or None. Received: {arm.value!r}."
+            f"`value` of arm {name!r} must be a finite number, a string or None. Received: {value!r}."
         )
-    rate = arm.learning_rate
     if rate is not None and not (is_finite_number(rate) and not isinstance(rate, bool) and rate >= 0):
         raise ValueError(
             f"`learning_rate` of arm {name!r} must be a number, 0 or more. Received: {rate!r}."
         )
-    return arm
+    return replace(arm, value=value, learning_rate=rate)
 
 
-def _architecture(model: keras.Model) -> Any:
-    """Return class and arguments as Keras serializes them; None for a model that Keras cannot serialize."""
-    try:
-        return json.loads(model.to_json())
-    except (NotImplementedError, TypeError, ValueError):
-        return None
+def _plain(value: Any) -> Any:
+    """Return NumPy's scalars, which JSON cannot hold, as Python's."""
+    return value.item() if isinstance(value, np.generic) else value

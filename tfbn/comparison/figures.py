@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,49 +18,29 @@ SPREAD = "the mean of the seeds, a band from the lowest to the highest"
 
 
 class Drawing(NamedTuple):
-    """How a figure is drawn: by what function, from what, and what has to be observed for it."""
+    """How a figure is drawn: by what function of plots, with what caption, and what is observed for it."""
 
     draw: Callable[..., Any]
-    arguments: tuple[str, ...]
     caption: str
     observed: str | None = None
 
 
 FIGURES = {
-    "curves": Drawing(
-        plots.all_curves,
-        ("records", "steps_per_epoch"),
-        f"Training and validation over the training: {SPREAD}",
-    ),
+    "curves": Drawing(plots.all_curves, f"Training and validation over the training: {SPREAD}"),
     "sweep": Drawing(
-        plots.sweeps,
-        ("records", "arms", "vary", "diverged"),
-        f"Results of the runs over what is varied: {SPREAD}, crosses for runs that diverged",
+        plots.sweeps, f"Results of the runs over what is varied: {SPREAD}, crosses for runs that diverged"
     ),
-    "by_value": Drawing(
-        plots.by_value,
-        ("records", "arms", "vary", "steps_per_epoch"),
-        f"Validation over the training, a panel for each value: {SPREAD}",
-    ),
+    "by_value": Drawing(plots.by_value, f"Validation over the training, a panel for each value: {SPREAD}"),
     "percentiles": Drawing(
         plots.inside,
-        ("observations", "arms", "steps_per_epoch"),
         "15th, 50th and 85th percentile of the inputs of one unit of the last hidden layer; below, the "
         "drift of all its units",
         "percentiles",
     ),
     "histograms": Drawing(
-        plots.histograms,
-        ("observations", "arms"),
-        "Inputs of each hidden activation, before and after training",
-        "histograms",
+        plots.histograms, "Inputs of each hidden activation, before and after training", "histograms"
     ),
-    "fitted": Drawing(
-        plots.fits,
-        ("observations", "arms", "x", "points", "steps_per_epoch"),
-        "The fitted curve over the training, from light to dark",
-        "outputs",
-    ),
+    "fitted": Drawing(plots.fits, "The fitted curve over the training, from light to dark", "outputs"),
 }
 
 
@@ -83,7 +64,7 @@ def draw_figure(comparison: Comparison, name: str, pyplot: bool = False) -> plot
     }
     # What was observed is drawn of one seed, which the panels name.
     title = f"{metadata.title}\n{metadata.source}" if observed else comparison.title()
-    options = {argument: data[argument] for argument in drawing.arguments}
+    options = {name: data[name] for name in inspect.signature(drawing.draw).parameters if name in data}
     return plots.figure(title, drawing.draw, pyplot=pyplot, **options)
 
 

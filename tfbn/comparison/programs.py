@@ -16,12 +16,13 @@ import tensorflow as tf
 
 from tfbn.comparison.observers import OBSERVERS
 from tfbn.comparison.placement import Placement
-from tfbn.comparison.runs import Run
-from tfbn.comparison.settings import Settings
+from tfbn.comparison.records import Record, Run
+from tfbn.comparison.settings import Settings, copy_optimizer
 from tfbn.data.arrays import epoch_order
 from tfbn.foundation.signals import signals_deferred
 from tfbn.keras_internals import flatten_layers
 from tfbn.layers.inspection import BATCHNORM_CLASSES
+from tfbn.runtime.strategies import workers
 from tfbn.training.checkpoints import Checkpoints, digest
 from tfbn.training.signatures import signature
 from tfbn.training.solver import Solver
@@ -35,9 +36,8 @@ class Program:
 
     Args:
         model: the network, whose variables the program takes; their values do not matter.
-        settings: the comparison's.
-        placement: where the program runs.
-        arrays: dict of the splits as `Arrays`: empty, or as another program on the device filled it.
+        settings, placement: the comparison's.
+        arrays: the splits as `Arrays` by name: empty, or as another program on the device filled it.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Program:
         self.signature = signature(model)
         self.metrics = ("accuracy",) if settings.data.classes else ()
         with placement.scope():
-            optimizer = settings.new_optimizer()
+            optimizer = copy_optimizer(settings.optimizer)
         options = dict(jit=settings.jit, precision=settings.precision, **placement.solver_options())
         self.solver = Solver(model, optimizer, None, settings.loss, self.metrics, **options)
         # The first program puts the arrays on the device, the others share them.
@@ -55,11 +55,11 @@ class Program:
             arrays[name] = self.solver.prepare(*((arrays[name],) if name in arrays else split))
         self.arrays = dict(arrays)
         x = self.arrays["validation"].x[:OBSERVED_EXAMPLES]
-        self._observers = {
-            # A trace of its own, since TensorFlow warns where many functions trace again.
-            name: tf.function(OBSERVERS[name](model), autograph=False).get_concrete_function(x)
-            for name in settings.observe
+        # Each a trace of its own, since TensorFlow warns where many functions trace again.
+        observers = {
+            name: tf.function(OBSERVERS[name](model), autograph=False) for name in settings.observe
         }
+        self._observers = {name: observe.get_concrete_function(x) for name, observe in observers.items()}
         self._observed = x
         self._variables = [*model.variables, *model.optimizer.variables]
         self._checkpoints = Checkpoints(self._variables, placement.strategy)
@@ -70,63 +70,59 @@ class Program:
         start: keras.Model,
         folder: Path | None,
         stop: threading.Event,
-        on_record: Callable[[dict[str, Any]], None],
+        on_record: Callable[[Record], None],
     ) -> list[np.ndarray] | None:
         """Train a run to its end, or until `stop` is set; resume from its checkpoint if there is one.
 
         Args:
             run: a new run, to be filled.
             start: the arm's network, from whose values the run begins.
-            folder: of the comparison's checkpoints, or None.
-            stop: set where no further epoch may begin.
+            folder: of the comparison's checkpoints. None: no checkpoints.
             on_record: called with each record.
 
         Returns:
             The values of all variables at the end. None if the run diverged or did not begin, or if one of
             several workers stops.
         """
-        folder = None if folder is None else folder / run.arm / f"{run.seed}"
         self.solver.restart(start, self.settings.arms[run.arm].learning_rate)
+        folder = None if folder is None else folder / run.arm / f"{run.seed}"
         begins = None if folder is None else digest(self._variables)
+
+        def save() -> None:
+            if folder is not None:
+                self._checkpoints.save(folder, {"begins": begins, "run": vars(run)})
+
         if folder is not None:
-            self._resume(run, folder, begins, on_record)
+            saved = self._checkpoints.restore(folder, lambda record: record.get("begins") == begins)
+            vars(run).update(saved["run"] if saved else {})
+            for record in run.records:
+                on_record(record)
         if run.epoch == 0 and not run.observations:
             self._observe(run)
         while not run.finished:
             if stop.is_set():
-                if self.placement.workers > 1:
+                if workers(self.placement.strategy) > 1:
                     return None  # Nothing that is shared may be touched: the other workers know of no stop.
-                self._save(run, folder, begins)
+                save()
                 return self._values() if run.epoch else None
             self._train_epoch(run)
             on_record(run.records[-1])
             if run.diverged or run.epoch == self.settings.epochs:
                 self._finish(run)
             if run.finished or self._checkpoints.due():
-                self._save(run, folder, begins)
+                save()
         return None if run.diverged else self._values()
 
-    def _resume(
-        self, run: Run, folder: Path, begins: str | None, on_record: Callable[[dict[str, Any]], None]
-    ) -> None:
-        saved = self._checkpoints.restore(folder, lambda record: record.get("begins") == begins)
-        if saved is not None:
-            run.update(saved["run"])
-            for record in run.records:
-                on_record(record)
-
-    def _save(self, run: Run, folder: Path | None, begins: str | None) -> None:
-        if folder is not None:
-            self._checkpoints.save(folder, {"begins": begins, "run": run.to_dict()})
-
     def _train_epoch(self, run: Run) -> None:
-        settings, train = self.settings, self.arrays["train"]
-        run.epoch += 1
-        order = epoch_order(
-            len(train.y), settings.batch_size, run.seed, run.epoch, settings.steps_per_epoch
+        train, batch_size, steps = (
+            self.arrays["train"],
+            self.settings.batch_size,
+            self.settings.steps_per_epoch,
         )
+        run.epoch += 1
+        order = epoch_order(len(train.y), batch_size, run.seed, run.epoch, steps)
         start = time.perf_counter()
-        self.solver.train_epoch(train, order, settings.batch_size)
+        self.solver.train_epoch(train, order, batch_size)
         seconds = time.perf_counter() - start
         record = run.key()
         for split in ("train", "validation"):
@@ -144,7 +140,7 @@ class Program:
         self.solver.finish()
         result = self.evaluate("test")
         if math.isfinite(result["loss"]):
-            run.test.append({**run.key(epoch=False), **result})
+            run.test.append({"arm": run.arm, "seed": run.seed, **result})
         else:
             run.diverged.append(run.key())
 
@@ -231,13 +227,10 @@ def moving_average_note(model: keras.Model, steps: int) -> str | None:
 def run_jobs(
     queues: Iterable[list[tuple]], train: Callable[..., None], threads: int, stop: threading.Event
 ) -> None:
-    """Call `train` for all jobs: the queues at the same time, the jobs of a queue in order.
+    """Call `train` with the arguments in `queues`, a list a program: in order within one program.
 
-    Args:
-        queues: a list for each program, of the arguments of `train`.
-        train: trains one run.
-        threads: how many queues are worked on at the same time.
-        stop: set where no further job may begin: at Ctrl-C, and where a job fails.
+    At most `threads` programs train at the same time. `stop` is set at Ctrl-C and where `train` raises; no
+    further call is made then.
     """
 
     def work(jobs: list[tuple]) -> None:
@@ -257,6 +250,6 @@ def run_jobs(
             for future in futures:
                 future.result()
         except KeyboardInterrupt:
-            stop.set()
             with signals_deferred():  # A second Ctrl-C must not cut off the epochs under way.
+                stop.set()
                 concurrent.futures.wait(futures)

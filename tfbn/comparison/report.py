@@ -27,14 +27,7 @@ DASH = "–"
 
 
 def write_report(path: Path, comparison: Comparison, content: dict[str, Any], figures: list[Path]) -> None:
-    """Write the page of a comparison.
-
-    Args:
-        path: the file.
-        comparison: whose verdict and table the page shows.
-        content: what results.json holds of it.
-        figures: files of FIGURES, named after them.
-    """
+    """Write the page of a comparison: `content` is its results.json, `figures` are files of FIGURES."""
     captioned = [(FIGURES[figure.stem].caption, figure.read_bytes()) for figure in figures]
     page = render(content, comparison.judge(), comparison.rows(), captioned)
     path.write_text(page, encoding="utf-8")
@@ -61,16 +54,15 @@ def render(
 
     >>> from tfbn.verdict.judge import judge
     >>> verdict = judge([], [], {"plain": {"series": "plain", "value": None}}, [])
-    >>> page = render({}, verdict, [], [])
-    >>> page.startswith("<!DOCTYPE html>"), f"<p>{verdict.sentence()}</p>" in page
-    (True, True)
+    >>> render({}, verdict, [], []).startswith("<!DOCTYPE html>")
+    True
     """
     settings = content.get("settings") or {}
     arms = settings.get("arms") or {}
     page = _template().render(
         content=content,
         sentences=[*verdict.sentences(), *(content.get("notes") or [])],
-        reading=" ".join(note for notes in verdict.notes.values() for note in notes),
+        reading_notes=" ".join(note for notes in verdict.notes.values() for note in notes),
         comparisons=list(_comparisons(verdict)),
         table=table,
         figures=[(caption, base64.b64encode(png).decode()) for caption, png in figures],

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfbn import plots
 from tfbn.comparison import figures, storage
-from tfbn.comparison.metadata import Metadata
+from tfbn.comparison.records import Metadata, Record
 from tfbn.foundation.files import to_json
 from tfbn.foundation.tables import text_table
 from tfbn.verdict.judge import Verdict, judge
@@ -35,9 +35,9 @@ class Comparison:
             comparison that was loaded.
     """
 
-    records: list[dict[str, Any]] = field(repr=False)
-    test: list[dict[str, Any]]
-    about: dict[str, Any] = field(repr=False)
+    records: list[Record] = field(repr=False)
+    test: list[Record]
+    about: Record = field(repr=False)
     models: dict[str, keras.Model] = field(default_factory=dict, repr=False)
 
     @property
@@ -111,15 +111,9 @@ class Comparison:
 
     def judge(self) -> Verdict:
         """Return the differences between the series, numbers and sentences."""
-        metadata = self.metadata
-        return judge(
-            self.records,
-            self.test,
-            metadata.arms,
-            metadata.diverged,
-            reach=metadata.settings["reach"],
-            steps_per_epoch=metadata.steps_per_epoch,
-        )
+        about = self.metadata
+        reach, steps = about.settings["reach"], about.steps_per_epoch
+        return judge(self.records, self.test, about.arms, about.diverged, reach, steps)
 
     def verdict(self) -> str:
         """Return the conclusion in plain sentences, and a table of the differences by seed."""
@@ -150,6 +144,12 @@ class Comparison:
         metadata = self.metadata
         if metadata.vary:
             return self.figure("sweep", pyplot=True).axes
+        count, word = (4, "four") if self.metric == "accuracy" else (2, "two")
+        if axes is not None and np.size(axes) != count:
+            raise ValueError(
+                f"`axes` must be an array of {word} matplotlib Axes. Received: {np.size(axes)}. Take "
+                f"plt.subplots({count // 2}, 2)[1], or leave `axes` out for a new figure."
+            )
         return plots.overview(self.records, self.title(), axes, metadata.steps_per_epoch)
 
     def figure(self, name: str, pyplot: bool = False) -> plots.Figure:
@@ -168,7 +168,7 @@ class Comparison:
         """Write the figures into `folder`, and return the paths of those that a report shows."""
         return figures.save_figures(self, folder)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Record:
         """Return all but the models, as results.json holds it."""
         verdict = self.judge().to_dict()
         return {**self.about, "verdict": verdict, "records": self.records, "test": self.test}

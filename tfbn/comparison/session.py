@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tfbn.comparison.metadata import Metadata
 from tfbn.comparison.placement import Placement
 from tfbn.comparison.programs import Program, moving_average_note, run_jobs
+from tfbn.comparison.records import Metadata, Record, Run
 from tfbn.comparison.results import Comparison
-from tfbn.comparison.runs import Run
 from tfbn.comparison.settings import Settings
 from tfbn.foundation.provenance import versions
-from tfbn.runtime.devices import set_precision
-from tfbn.runtime.strategies import broadcast_from_chief
+from tfbn.runtime.devices import describe_device, set_precision
+from tfbn.runtime.strategies import broadcast_from_chief, describe_strategy, workers
 from tfbn.training.checkpoints import check_workers_agree, digest, open_folder
 from tfbn.training.signatures import describe_network
 
@@ -37,26 +37,21 @@ class Trained(NamedTuple):
 
 
 class Session:
-    """Builds the arms, finds their programs, trains their runs and makes the result.
-
-    Args:
-        settings: what to train.
-        placement: where.
-        checkpoint_dir, on_epoch, command: as in `compare`.
-    """
+    """Builds the arms, finds their programs, trains their runs and makes the result."""
 
     def __init__(
         self,
         settings: Settings,
         placement: Placement,
         checkpoint_dir: str | os.PathLike | None = None,
-        on_epoch: Callable[[dict[str, Any]], None] | None = None,
+        on_epoch: Callable[[Record], None] | None = None,
         command: str | None = None,
     ) -> None:
         self.settings, self.placement = settings, placement
         self._folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         self._on_epoch, self._command = on_epoch, command
-        self._where = {"versions": versions(), **placement.to_dict()}
+        device, strategy = describe_device(placement.device), describe_strategy(placement.strategy)
+        self._where: Record = {"versions": versions(), "device": device, "strategy": strategy}
         self._programs: dict[str, Program] = {}
         self._arrays: dict[str, Any] = {}
         self._built: weakref.WeakSet = weakref.WeakSet()
@@ -123,7 +118,7 @@ class Session:
         if values is not None and (run.finished or arm not in self._trained):
             self._trained[arm] = Trained(run, model, values)
 
-    def _announce(self, record: dict[str, Any]) -> None:
+    def _announce(self, record: Record) -> None:
         with self._recording:
             if self._on_epoch is not None:
                 self._on_epoch(record)
@@ -135,12 +130,12 @@ class Session:
         records = _items(runs, "records")
         if self._stop.is_set():
             # The other workers know of no stop: they end when they miss this one, which has to go.
-            if not records or self.placement.workers > 1:
+            if not records or workers(self.placement.strategy) > 1:
                 raise KeyboardInterrupt
             count = f"{len(records)} epochs, all arms and seeds counted"
             warnings.warn(f"Interrupted: kept {count}.", stacklevel=4)
         models = self._models()
-        return Comparison(records, _items(runs, "test"), self._metadata(runs, models).to_dict(), models)
+        return Comparison(records, _items(runs, "test"), vars(self._metadata(runs, models)), models)
 
     def _models(self) -> dict[str, keras.Model]:
         """Return the trained models in the order of the arms, as ordinary models that share nothing."""
@@ -152,7 +147,7 @@ class Session:
             if self.placement.strategy is not None:
                 is_shared = True
                 # An ordinary model needs no strategy to be saved or called.
-                model = self._build(arm, run.seed, self.placement.on_device())
+                model = self._build(arm, run.seed, tf.device(self.placement.device))
                 # One that waits for its input is built.
                 model(keras.KerasTensor((None, *self.settings.data.input_shape)))
             models[arm] = self._programs[name].model(values, model if is_shared else None)
@@ -163,21 +158,25 @@ class Session:
     def _metadata(self, runs: list[Run], models: dict[str, keras.Model]) -> Metadata:
         settings = self.settings
         programs = {arm: self._programs[settings.program_of(arm)] for arm in settings.arms}
+        reach = None if settings.reach is None else float(settings.reach)
+        steps = settings.epochs * (
+            settings.steps_per_epoch or len(settings.data.train.y) // settings.batch_size
+        )
         arms, notes = {}, []
         for name, arm in settings.arms.items():
             network = programs[name].solver.model
             run = self._trained[name].run if name in self._trained else None
             saved = run and {"seed": run.seed, "epoch": run.epoch}
             arms[name] = arm.to_dict(name, models.get(name, network), saved)
-            if note := moving_average_note(network, settings.steps):
+            if note := moving_average_note(network, steps):
                 notes.append(f"{arm.series or name}: {note}")
         return Metadata(
             **self._where,
             jit={arm: program.solver.jit for arm, program in programs.items()},
             command=self._command,
             dataset=settings.data.about(),
-            settings={**settings.to_dict(), "reach": settings.reach, "arms": arms},
-            vary=settings.vary,
+            settings={**settings.to_dict(), "reach": reach, "arms": arms},
+            vary=settings.vary and dict(settings.vary),
             figures=["sweep" if settings.vary else "curves"],
             compiled_programs=len(self._programs),
             notes=list(dict.fromkeys(notes)),
@@ -187,6 +186,6 @@ class Session:
         )
 
 
-def _items(runs: list[Run], name: str) -> list[dict[str, Any]]:
+def _items(runs: list[Run], name: str) -> list[Record]:
     """Return the items of all runs' lists `name`."""
     return [item for run in runs for item in getattr(run, name)]

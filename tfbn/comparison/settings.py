@@ -24,9 +24,6 @@ class Settings:
     """What a comparison trains, on what data and how: arguments of `compare`, checked.
 
     `arms` become `Arm`, `seeds` a list, and `optimizer` a copy with its learning rate set.
-
-    Raises:
-        TypeError, ValueError: an argument is outside what is allowed.
     """
 
     arms: Mapping[str, Any]
@@ -45,39 +42,33 @@ class Settings:
     reach: float | None
 
     def __post_init__(self, learning_rate: Any) -> None:
+        arms, steps = check_arms(self.arms), self.steps_per_epoch
         if not isinstance(self.data, Data):
             raise TypeError(
                 "`data` must be tfbn.data.Data, in memory: tfbn.data.load(name), or Data(train=(x, y), "
                 f"validation=(x, y), test=(x, y)). Received: {type(self.data).__name__}."
             )
-        arms, steps = check_arms(self.arms), self.steps_per_epoch
         checked = {
             "arms": arms,
             "epochs": integer("epochs", self.epochs, at_least=1),
             "steps_per_epoch": None if steps is None else integer("steps_per_epoch", steps, at_least=1),
             "batch_size": check_batch_size(self.batch_size, len(self.data.train.y)),
             "seeds": _check_seeds(self.seeds),
-            "observe": _check_observe(self.observe),
-            "vary": _check_vary(self.vary),
-            "reach": _check_reach(self.reach),
             "optimizer": _check_optimizer(self.optimizer, learning_rate, arms.values()),
         }
-        check_precision(self.precision)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-
-    @property
-    def steps(self) -> int:
-        """The steps of a run."""
-        return self.epochs * (self.steps_per_epoch or len(self.data.train.y) // self.batch_size)
+        check_precision(self.precision)
+        if isinstance(self.observe, str) or not set(self.observe) <= set(OBSERVERS):
+            names = ", ".join(OBSERVERS)
+            raise ValueError(f"`observe` must be names out of {names}. Received: {self.observe!r}.")
+        if self.reach is not None and not is_finite_number(self.reach):
+            raise ValueError(f"`reach` must be a number, or None. Received: reach={self.reach!r}.")
+        _check_vary(self.vary)
 
     def program_of(self, arm: str) -> str:
         """Return the name of an arm's program."""
         return self.arms[arm].program or arm
-
-    def new_optimizer(self) -> keras.optimizers.Optimizer:
-        """Return an optimizer for one program."""
-        return _copy(self.optimizer)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what all arms share, as results.json holds it."""
@@ -92,13 +83,13 @@ class Settings:
         }
 
     def identity(self) -> dict[str, Any]:
-        """Return all that the records depend on but the networks: checkpoints of another one do not fit."""
+        """Return what the records depend on beside the networks, by which checkpoints are recognised."""
         return {
             "data": self.data.sha256,
             **self.to_dict(),
             "loss": describe_loss(self.loss),
             "jit": self.jit,
-            "observe": self.observe,
+            "observe": list(self.observe),
             "arms": {name: [arm.series, arm.value, arm.learning_rate] for name, arm in self.arms.items()},
         }
 
@@ -118,13 +109,7 @@ def _check_seeds(seeds: Any) -> list[int]:
     return values
 
 
-def _check_observe(observe: Any) -> list[str]:
-    if isinstance(observe, str) or not set(observe) <= set(OBSERVERS):
-        raise ValueError(f"`observe` must be names out of {', '.join(OBSERVERS)}. Received: {observe!r}.")
-    return list(observe)
-
-
-def _check_vary(vary: Any) -> dict[str, Any] | None:
+def _check_vary(vary: Any) -> None:
     if vary is not None and (
         not isinstance(vary, dict)
         or vary.keys() != VARY_TYPES.keys()
@@ -134,19 +119,12 @@ def _check_vary(vary: Any) -> dict[str, Any] | None:
             "`vary` must be None, or a dict of setting and label, strings, and log, a bool. "
             f"Received: vary={vary!r}."
         )
-    return vary and dict(vary)
-
-
-def _check_reach(reach: Any) -> float | None:
-    if reach is not None and not is_finite_number(reach):
-        raise ValueError(f"`reach` must be a number, or None. Received: reach={reach!r}.")
-    return None if reach is None else float(reach)
 
 
 def _check_optimizer(optimizer: Any, learning_rate: Any, arms: Collection[Arm]) -> Any:
     # A copy, because setting the learning rate must not change the caller's.
     own = isinstance(optimizer, keras.optimizers.Optimizer)
-    optimizer = make_optimizer(_copy(optimizer) if own else optimizer, learning_rate)
+    optimizer = make_optimizer(copy_optimizer(optimizer) if own else optimizer, learning_rate)
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # That within Keras' LossScaleOptimizer.
     if isinstance(inner, getattr(keras.optimizers, "ScheduleFreeAdamW", ())):
         raise ValueError("ScheduleFreeAdamW starts from the weights of one model. Take another optimizer.")
@@ -158,5 +136,6 @@ def _check_optimizer(optimizer: Any, learning_rate: Any, arms: Collection[Arm]) 
     return optimizer
 
 
-def _copy(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+def copy_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Return a new optimizer with the same arguments."""
     return type(optimizer).from_config(optimizer.get_config())

@@ -7,11 +7,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from tfbn.comparison.figures import save_figures
+from tfbn.comparison.records import Record
 from tfbn.comparison.report import write_report
 from tfbn.foundation.files import check_new_folder, read_json, resolved, staged, write_csv, write_json
 
@@ -19,17 +20,9 @@ if TYPE_CHECKING:
     from tfbn.comparison.results import Comparison
 
 # What results.json must hold to be that of a comparison; what later versions added may be missing.
-REQUIRED_KEYS = ("versions", "device", "vary", "recipe", "figures", "notes", "diverged", "interrupted")
-REQUIRED_DATASET_KEYS = ("title", "source", "classes")
-REQUIRED_SETTINGS_KEYS = ("arms", "reach", "steps_per_epoch")
-
-
-class Content(NamedTuple):
-    """What results.json holds, without what follows from it."""
-
-    records: list[dict[str, Any]]
-    test: list[dict[str, Any]]
-    about: dict[str, Any]
+REQUIRED_KEYS = {"versions", "device", "vary", "recipe", "figures", "notes", "diverged", "interrupted"}
+REQUIRED_DATASET_KEYS = {"title", "source", "classes"}
+REQUIRED_SETTINGS_KEYS = {"arms", "reach", "steps_per_epoch"}
 
 
 def save(comparison: Comparison, path: str | os.PathLike, models: bool, replace: bool) -> Path:
@@ -51,7 +44,7 @@ def save(comparison: Comparison, path: str | os.PathLike, models: bool, replace:
     return path
 
 
-def _without_models(content: dict[str, Any], written: set[str]) -> dict[str, Any]:
+def _without_models(content: Record, written: set[str]) -> Record:
     """Return a copy of `content` in which only the `written` arms have a model."""
     settings = content["settings"]
     unsaved = {
@@ -69,8 +62,8 @@ def save_report(comparison: Comparison, path: str | os.PathLike) -> Path:
     return path
 
 
-def load(path: str | os.PathLike) -> Content:
-    """Read what `save` wrote, from its folder or its results.json, without the models.
+def load(path: str | os.PathLike) -> tuple[list[Record], list[Record], Record]:
+    """Read records, test and about from the folder that `save` wrote, or from its results.json.
 
     Raises:
         ValueError: `path` does not hold a comparison.
@@ -78,30 +71,26 @@ def load(path: str | os.PathLike) -> Content:
     path = Path(path)
     try:
         about = read_json(path / "results.json" if path.is_dir() else path)
-        about.pop("verdict")  # It follows from the rest.
-        content = Content(about.pop("records"), about.pop("test"), about)
-        _check(content)
-        return content
+        records, test = about.pop("records"), about.pop("test")
+        del about["verdict"]  # It follows from the rest.
+        _check(about, [*records, *test])
     except FileNotFoundError:
         raise ValueError(
             f"{path} holds no results.json. Name a folder that a comparison was saved in."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} holds no results.json of a comparison: {error!r}") from error
+    return records, test, about
 
 
-def _check(content: Content) -> None:
-    """Raise KeyError or TypeError where something is missing."""
-    about = content.about
-    for place, keys in (
-        (about, REQUIRED_KEYS),
-        (about["dataset"], REQUIRED_DATASET_KEYS),
-        (about["settings"], REQUIRED_SETTINGS_KEYS),
-    ):
-        for key in keys:
-            place[key]
-    for record in (*content.records, *content.test):
-        about["settings"]["arms"][record["arm"]], record["seed"]
+def _check(about: Record, records: list[Record]) -> None:
+    """Raise where something is missing."""
+    settings = about["settings"]
+    missing = REQUIRED_KEYS - about.keys() | REQUIRED_DATASET_KEYS - about["dataset"].keys()
+    if missing := missing | REQUIRED_SETTINGS_KEYS - settings.keys():
+        raise KeyError(*sorted(missing))
+    for record in records:
+        settings["arms"][record["arm"]], record["seed"]
 
 
 def check_destination(path: str | os.PathLike, replace: bool = False) -> Path:
@@ -115,7 +104,7 @@ def check_destination(path: str | os.PathLike, replace: bool = False) -> Path:
         ValueError: something is there already, or the folder cannot be written.
     """
     path = resolved(path)
-    if replace and path.is_dir() and any(path.iterdir()) and load(path).about["interrupted"]:
+    if replace and path.is_dir() and any(path.iterdir()) and load(path)[-1]["interrupted"]:
         return path
     return check_new_folder(path)
 

@@ -102,12 +102,6 @@ def overview(records, title, axes=None, steps_per_epoch=None):
         rows = len(metrics(records)) // 2
         figure = plt.figure(figsize=(10, 0.5 + 3.5 * rows), layout="constrained")
         axes = figure.subplots(rows, 2)
-    elif np.size(axes) != len(metrics(records)):
-        count = {2: "two", 4: "four"}.get(len(metrics(records)), len(metrics(records)))
-        raise ValueError(
-            f"`axes` must be {count} matplotlib Axes, one for each of {', '.join(metrics(records))}. "
-            f"Received: {np.size(axes)}. Leave `axes` out for a new figure."
-        )
     for ax, metric in zip(np.ravel(axes), metrics(records), strict=True):
         curves(ax, records, metric, steps_per_epoch=steps_per_epoch)
     figure = np.ravel(axes)[0].figure
