@@ -32,13 +32,13 @@ def inputs(network, rng):
     return x.astype("float32"), found
 
 
-def test_percentiles(network, inputs):
+def test_percentiles_equal_numpys(network, inputs):
     x, (_, last) = inputs
     expected = np.percentile(last, [15, 50, 85], axis=0).T
     np.testing.assert_allclose(observers.percentiles(network)(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_histograms(network, inputs):
+def test_histograms_equal_numpys(network, inputs):
     x, expected = inputs
     found = observers.histograms(network)(x)
     assert len(found) == 2
@@ -50,14 +50,14 @@ def test_histograms(network, inputs):
         assert np.abs(np.cumsum(counts) - np.cumsum(hand)).max() <= 2, "but for rounding at a bin's edge"
 
 
-def test_outputs(rng):
+def test_outputs_equal_the_models(rng):
     model = tfbn.Model(1, 1, seed=0)
     x = rng.normal(size=[9, 1]).astype("float32")
     np.testing.assert_allclose(observers.outputs(model)(x), model.predict(x, verbose=0).ravel(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 3e38, float("nan"), float("inf")])
-def test_histograms_of_what_cannot_be_counted(value):
+def test_histograms_count_values_that_are_not_finite(value):
     model = tfbn.Model(2, 2, hidden_dims=(3,), use_batchnorm=False)
     x = np.full([5, 2], value, "float32")
     (found,) = observers.histograms(model)(x)
@@ -66,7 +66,7 @@ def test_histograms_of_what_cannot_be_counted(value):
 
 
 @pytest.mark.parametrize("observe", [observers.percentiles, observers.histograms])
-def test_a_model_without_activations_of_their_own(observe):
+def test_observers_reject_a_model_without_activation_layers(observe):
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, activation="relu")])
     with pytest.raises(ValueError, match="no activation to observe"):
         observe(model)

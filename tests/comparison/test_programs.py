@@ -1,5 +1,10 @@
 """What may share a compiled program, and that it then trains as it would by itself."""
 
+import os
+import signal
+import threading
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -42,7 +47,7 @@ def forked(crossed):
         ),
     ],
 )
-def test_initial_values_names_and_seeds_are_no_difference(one, other):
+def test_signature_ignores_initial_values_names_and_seeds(one, other):
     assert signature(one()) == signature(other()) is not None
 
 
@@ -61,7 +66,7 @@ def test_initial_values_names_and_seeds_are_no_difference(one, other):
         (lambda: forked(False), lambda: forked(True)),
     ],
 )
-def test_what_is_computed_is_a_difference(one, other):
+def test_signature_differs_with_what_is_computed(one, other):
     assert signature(one()) != signature(other())
 
 
@@ -84,7 +89,7 @@ def own_function(x):
     ],
     ids=["layer", "lambda", "function", "adapted"],
 )
-def test_what_a_configuration_may_not_tell_all_of_is_by_itself(layer):
+def test_signature_is_none_where_a_configuration_hides_something(layer):
     assert signature(keras.Sequential([keras.Input([8]), layer, LAYERS.Dense(3)])) is None
 
 
@@ -92,7 +97,7 @@ def build(scale, **options):
     return lambda: tfbn.Model(8, 3, kernel_initializer=scale, **options)
 
 
-def test_arms_of_a_program_train_as_by_themselves(blobs, monkeypatch):
+def test_arms_of_a_program_train_as_each_alone(blobs, monkeypatch):
     """A sweep over scales and learning rates, against each arm alone."""
     solvers = []
 
@@ -125,7 +130,7 @@ def test_arms_of_a_program_train_as_by_themselves(blobs, monkeypatch):
             np.testing.assert_array_equal(one, other)
 
 
-def test_models_of_one_program_are_not_one_model(blobs):
+def test_models_of_one_program_share_no_weights(blobs):
     arms = {name: Arm(build(scale), program="one") for name, scale in (("a", 0.1), ("b", 0.5))}
     result = tfbn.compare(arms, blobs, epochs=1, batch_size=20, seeds=1, jit=False)
     assert result.about["compiled_programs"] == 1
@@ -144,13 +149,13 @@ def test_models_of_one_program_are_not_one_model(blobs):
         lambda: keras.Sequential([keras.Input([8]), LAYERS.Dense(3)]),
     ],
 )
-def test_what_one_program_cannot_train_is_refused(blobs, other):
+def test_compare_rejects_arms_that_one_program_cannot_train(blobs, other):
     arms = {"a": Arm(build(0.1), program="one"), "b": Arm(other, program="one")}
     with pytest.raises(ValueError, match="Arm 'b' differs from the first of its program"):
         tfbn.compare(arms, blobs, epochs=1, batch_size=20, seeds=1)
 
 
-def test_a_frozen_weight_is_a_difference(blobs):
+def test_compare_rejects_a_frozen_weight_within_a_program(blobs):
     def frozen():
         model = build(0.5)()
         model.layers[1].kernel.trainable = False
@@ -161,7 +166,7 @@ def test_a_frozen_weight_is_a_difference(blobs):
         tfbn.compare(arms, blobs, epochs=1, batch_size=20, seeds=1)
 
 
-def test_only_what_is_said_to_be_one_program_is(blobs):
+def test_arms_without_a_program_are_compiled_apart(blobs):
     def relu(x):
         return -0.1 * x  # Keras' configuration calls it "relu".
 
@@ -172,7 +177,7 @@ def test_only_what_is_said_to_be_one_program_is(blobs):
     assert together.scores("b", "loss") == alone.scores("b", "loss")
 
 
-def test_the_policy_of_the_thread_holds_for_every_build(blobs):
+def test_every_build_has_the_threads_dtype_policy(blobs):
     seen = []
 
     def build():
@@ -188,7 +193,7 @@ def test_the_policy_of_the_thread_holds_for_every_build(blobs):
     assert seen == ["mixed_bfloat16"] * 2
 
 
-def test_steps_between_records(blobs):
+def test_steps_per_epoch_moves_records_and_not_results(blobs):
     arms, options = {"a": build(0.1)}, dict(batch_size=20, seeds=[3], jit=False)
     result = tfbn.compare(arms, blobs, epochs=3, steps_per_epoch=4, **options)
     longer = tfbn.compare(arms, blobs, epochs=1, steps_per_epoch=12, **options)
@@ -196,7 +201,7 @@ def test_steps_between_records(blobs):
     assert result.test == longer.test, "the same steps, cut otherwise"
 
 
-def test_observes_before_and_after_each_epoch(blobs):
+def test_observations_come_before_and_after_each_epoch(blobs):
     arms, observe = {"a": build(0.1), "b": build(0.5)}, ["percentiles", "histograms"]
     result = tfbn.compare(arms, blobs, epochs=2, seeds=2, jit=False, observe=observe)
     found = result.about["observations"]
@@ -214,7 +219,7 @@ def test_observes_before_and_after_each_epoch(blobs):
     np.testing.assert_allclose(start["percentiles"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_regression(rng):
+def test_a_regression_is_judged_by_its_loss(rng):
     x = rng.normal(size=[64, 3])
     split = (x, x @ [[1.0], [2.0], [-1.0]])
     data = tfbn.data.Data(split, split, split, classes=0)
@@ -230,3 +235,58 @@ def test_a_regression(rng):
     assert result.scores("a")[0] == pytest.approx(np.mean((prediction - split[1]) ** 2), rel=1e-4)
     assert "test loss" in result.table()
     assert "loss" in result.verdict()
+
+
+def wait_for(event):
+    assert event.wait(10)
+
+
+def test_run_jobs_keeps_the_order_within_a_queue():
+    calls = []
+    queues = [[(name, place) for place in range(5)] for name in "abc"]
+    programs.run_jobs(queues, lambda *job: calls.append(job), 2, threading.Event())
+    assert sorted(calls) == sorted(job for queue in queues for job in queue)
+    for queue in queues:
+        assert [job for job in calls if job[0] == queue[0][0]] == queue
+
+
+def test_run_jobs_works_on_queues_at_the_same_time():
+    met = threading.Barrier(2, timeout=10)
+    programs.run_jobs([[(0,)], [(1,)]], lambda job: met.wait(), 2, threading.Event())
+
+
+def test_one_thread_works_on_a_queue_after_the_other():
+    calls = []
+    programs.run_jobs([[(0,), (1,)], [(2,)]], calls.append, 1, threading.Event())
+    assert calls == [0, 1, 2]
+
+
+def test_a_job_that_fails_stops_all_queues():
+    calls, stop, begun = [], threading.Event(), threading.Event()
+
+    def train(job):
+        calls.append(job)
+        if job == "bad":
+            wait_for(begun)
+            raise OSError("no more")
+        begun.set()
+        wait_for(stop)
+
+    with pytest.raises(OSError, match="no more"):
+        programs.run_jobs([[("long",), ("never",)], [("bad",), ("never",)]], train, 2, stop)
+    assert stop.is_set() and sorted(calls) == ["bad", "long"]
+
+
+def test_ctrl_c_lets_the_jobs_under_way_finish():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    finished, stop = [], threading.Event()
+
+    def train(job):
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(stop)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)  # For it to arrive.
+        finished.append(job)
+
+    programs.run_jobs([[(1,), (2,)], [(3,)]], train, 1, stop)
+    assert stop.is_set() and finished == [1]

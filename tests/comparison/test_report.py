@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import dataclasses
 import html.parser
 import json
 import os
@@ -17,12 +18,14 @@ import pytest
 
 import tfbn
 from tfbn.comparison import report
+from tfbn.verdict.judge import Verdict
+from tfbn.verdict.statistics import Difference, paired
 
 HOSTILE = "<script>alert(1)</script>"
 QUOTED = "\"'><img src=x onerror=alert(1)>"
 SECTIONS = [
-    *("Verdict", "What it rests on", "Figures", "Results by arm", "Settings", "Where it ran"),
-    *("How it ended", "To repeat it"),
+    *("Verdict", "Evidence", "Figures", "Results by arm", "Settings", "Where it ran"),
+    *("Completion", "Reproduce"),
 ]
 VOID = {"meta", "link", "img", "br"}
 # What HTML lets end a paragraph unasked, which a sound page does not do.
@@ -92,18 +95,38 @@ CONTENT = {
     "test": [],
     "observations": {"secret": list(range(1000))},
 }
-ROW = {
-    "quantity": "test accuracy",
-    **{"first": 0.9701, "other": 0.95592, "difference": 0.01418, "low": 0.0061, "high": 0.0223},
-    **{"p": 0.03125, "probability": 0.992, "wins": 6, "pairs": 6, "decides": True},
-}
-LOSS = {
-    "quantity": "test loss",
-    **{"first": 1.5, "other": 12.25, "difference": -10.75, "low": -13, "high": -9.5},
-    **{"p": 0.0002, "probability": 0.5, "wins": 5, "pairs": 6, "decides": False},
-}
-NOTHING = dict.fromkeys(ROW) | {"quantity": "epochs", "pairs": 0, "decides": False}
-VERDICT = {"sentences": ["It helps.", "Six seeds agree."], "rows": [ROW, LOSS, NOTHING], "note": "By seed."}
+ACCURACY = Difference(
+    **{"first_mean": 0.9701, "other_mean": 0.95592, "mean": 0.01418, "interval": (0.0061, 0.0223)},
+    **{"p": 0.03125, "probability": 0.992, "pairs": 6, "wins": 6, "losses": 0, "ties": 0},
+    outcome="better",
+)
+LOSS = Difference(
+    **{"first_mean": 1.5, "other_mean": 12.25, "mean": -10.75, "interval": (-13, -9.5)},
+    **{"p": 0.0002, "probability": 0.5, "pairs": 6, "wins": 5, "losses": 1, "ties": 0},
+    outcome="better",
+)
+NOTHING = paired({}, {})
+
+
+class Spoken(Verdict):
+    """A verdict whose sentences are given."""
+
+    def sentences(self):
+        return list(self.runs)
+
+
+def verdict(quantities, sentences=("It helps.", "Six seeds agree."), notes=("By seed.",), first="First"):
+    """The verdict of these differences, a dict by quantity for each other series."""
+    notes = {other: list(notes) if index == 0 else [] for index, other in enumerate(quantities)}
+    return Spoken(first, quantities, dict.fromkeys(sentences), 0.05, notes)
+
+
+def many(count, first=ACCURACY):
+    """So many quantities, `first` first."""
+    return {"test accuracy": first, **{f"loss {place}": LOSS for place in range(1, count)}}
+
+
+VERDICT = verdict({"Other": {"test accuracy": ACCURACY, "test loss": LOSS, "epochs": NOTHING}})
 TABLE = [["arm", "test accuracy"], ["batchnorm", "0.9701"], ["plain", None]]
 RECIPE = {
     "name": "depth",
@@ -202,7 +225,8 @@ def read(content=CONTENT, verdict=VERDICT, table=TABLE, figures=FIGURES):
 
 
 def hostile():
-    """A page on which every text that a user or a recipe can set is markup."""
+    """A page on which every string that a user or a recipe can set is markup."""
+    quoted = dataclasses.replace(ACCURACY, first_mean=QUOTED)
     names = {HOSTILE: arm(), QUOTED: arm(architecture={"name": f"</pre>{HOSTILE}"}), "x" * 100: arm()}
     return report.render(
         changed(
@@ -219,7 +243,7 @@ def hostile():
                 "source": f'{HOSTILE} javascript:alert(1) https://a.org/"onclick="alert(1)',
             },
         ),
-        {"sentences": [HOSTILE], "rows": [ROW | {"quantity": HOSTILE, "first": QUOTED}], "note": HOSTILE},
+        verdict({QUOTED: {HOSTILE: quoted}}, [HOSTILE], [HOSTILE], HOSTILE),
         [["arm", QUOTED], [HOSTILE, QUOTED], ["x" * 100, None]],
         [(f"{HOSTILE}{QUOTED}", png(30, 20))],
     )
@@ -229,10 +253,10 @@ PAGES = {
     "side by side": lambda: report.render(CONTENT, VERDICT, TABLE, FIGURES),
     "recipe": lambda: report.render(changed(recipe=RECIPE), VERDICT, TABLE, FIGURES),
     "sweep": lambda: report.render(
-        sweep(), VERDICT | {"rows": [ROW, *[LOSS] * 20]}, [["arm"], *[["x"]] * 40], FIGURES
+        sweep(), verdict({"Other": many(21)}), [["arm"], *[["x"]] * 40], FIGURES
     ),
     "hostile": hostile,
-    "empty": lambda: report.render({}, {"sentences": []}, [], []),
+    "empty": lambda: report.render({}, verdict({}, ()), [], []),
 }
 
 
@@ -262,7 +286,7 @@ def test_a_page_is_whole_and_stands_alone(name):
     assert all(len(row) == len(table[0]) for table in page.tables() for row in table)
 
 
-def test_the_browser_is_told_to_load_nothing():
+def test_the_content_policy_forbids_to_load_anything():
     (policy,) = (element for element in read().all("meta") if "http-equiv" in element)
     rules = dict(rule.split(maxsplit=1) for rule in policy["content"].split(";"))
     assert rules.pop("style-src") == "'unsafe-inline'" and rules.pop("img-src") == "data:"
@@ -277,7 +301,7 @@ def test_sections_come_in_order(name):
     assert headings == ["h1", *["h2"] * len(SECTIONS)]
 
 
-def test_question_and_verdict():
+def test_a_page_begins_with_question_and_verdict():
     page = read()
     assert page.texts("h1") == ["Does batch normalization help this network?"]
     assert page.texts("title") == ["Does batch normalization help this network? MNIST"]
@@ -286,7 +310,7 @@ def test_question_and_verdict():
     assert "By seed." in paragraphs
 
 
-def test_a_recipe_says_its_question_source_and_what_it_expects():
+def test_a_recipes_page_shows_question_source_and_expectation():
     page = read(changed(recipe=RECIPE))
     assert page.texts("h1") == ["Does it help deep networks?"]
     assert "Recipe depth. Source: S. Ioffe, https://arxiv.org/abs/1502.03167." in page.texts("p")
@@ -297,7 +321,7 @@ def test_a_recipe_says_its_question_source_and_what_it_expects():
     assert "Recipe depth." in bare.texts("p") and not [p for p in bare.texts("p") if "Expected" in p]
 
 
-def test_the_verdicts_numbers():
+def test_the_verdict_has_a_row_a_quantity():
     assert read().tables()[0] == [
         [
             *("Quantity", "First", "Other", "Difference", "95 % interval", "p", "P(improvement)"),
@@ -315,43 +339,51 @@ def test_the_verdicts_numbers():
 @pytest.mark.parametrize(
     ("change", "column", "shown"),
     [
-        ({"first": "batchnorm"}, 1, "batchnorm"),
-        ({"low": None}, 4, "– to +0.0223"),
-        ({"high": float("inf")}, 4, "+0.0061 to –"),
+        ({"first_mean": "batchnorm"}, 1, "batchnorm"),
+        ({"interval": (None, 0.0223)}, 4, "– to +0.0223"),
+        ({"interval": (0.0061, float("inf"))}, 4, "+0.0061 to –"),
+        ({"interval": None}, 4, "–"),
         ({"p": float("nan")}, 5, "–"),
         ({"p": 0.0}, 5, "< 0.001"),
         ({"p": 0.001}, 5, "0.001"),
         ({"p": 1.0}, 5, "1.000"),
         ({"wins": 0}, 7, "0 of 6"),
-        ({"difference": 0, "low": 0, "high": 0}, 3, "+0.0000"),
-        ({"difference": 0.20519, "low": 0.1, "high": 0.3}, 3, "+0.2052"),
-        ({"difference": 2, "quantity": "epochs to 0.95", "low": 0.667, "high": 3}, 4, "+0.7 to +3.0"),
-        ({"difference": 1234.5, "low": -20000}, 4, "-20,000 to +0"),
-        ({"low": 0.0, "difference": 0.0012, "high": 0.002}, 4, "+0.0000 to +0.0020"),
-        ({"difference": 3e-5, "low": 1e-5, "high": 4e-5}, 4, "+0.000010 to +0.000040"),
+        ({"mean": 0, "interval": (0, 0)}, 3, "+0.0000"),
+        ({"mean": 0.20519, "interval": (0.1, 0.3)}, 3, "+0.2052"),
+        ({"mean": 2, "quantity": "epochs to 0.95", "interval": (0.667, 3)}, 4, "+0.7 to +3.0"),
+        ({"mean": 1234.5, "interval": (-20000, 0.0223)}, 4, "-20,000 to +0"),
+        ({"mean": 0.0012, "interval": (0.0, 0.002)}, 4, "+0.0000 to +0.0020"),
+        ({"mean": 3e-5, "interval": (1e-5, 4e-5)}, 4, "+0.000010 to +0.000040"),
+        ({"pairs": 1, "wins": 1}, 5, "–"),
+        ({"pairs": 1, "wins": 1}, 6, "–"),
+        ({"pairs": 1, "wins": 1}, 7, "1 of 1"),
     ],
 )
-def test_how_a_number_is_shown(change, column, shown):
-    assert read(verdict=VERDICT | {"rows": [ROW | change]}).tables()[0][1][column] == shown
+def test_a_number_is_shown_in_line(change, column, shown):
+    quantity = change.get("quantity", "test accuracy")
+    change = {name: value for name, value in change.items() if name != "quantity"}
+    shown_verdict = verdict({"Other": {quantity: dataclasses.replace(ACCURACY, **change)}})
+    assert read(verdict=shown_verdict).tables()[0][1][column] == shown
 
 
-def test_what_decides_stands_out_and_in_a_long_table_stays_in_sight():
+def test_the_row_that_decides_is_bold_and_never_folded_away():
     def strong(page):
         return [(row["text"], "details" in row["in"]) for row in page.all("tr") if row.get("class")]
 
     ((text, folded),) = strong(read())
     assert text.startswith("test accuracy") and not folded
-    page = read(verdict=VERDICT | {"rows": [ROW, *[LOSS] * 12]})
+    page = read(verdict=verdict({"Other": many(13)}))
     assert [folded for _, folded in strong(page)] == [False, True]
     assert len(page.tables()[0]) == 2 and len(page.tables()[1]) == 14
-    # Where everything decides, nothing stands out of the fold.
-    page = read(verdict=VERDICT | {"rows": [ROW] * 13})
-    assert [folded for _, folded in strong(page)] == [True] * 13
+    # Of each pair of series the row that decides, and it alone.
+    page = read(verdict=verdict({"Other": many(13, LOSS), "third": many(12)}))
+    assert [folded for _, folded in strong(page)] == [False, True, False]
 
 
-def test_each_pair_has_a_table_of_its_own():
-    rows = [row | {"names": ["batchnorm", other]} for other in ("plain", "wide") for row in (ROW, LOSS)]
-    tables = read(verdict=VERDICT | {"rows": rows}).tables()[:2]
+def test_each_pair_of_series_has_a_table():
+    quantities = {"test accuracy": ACCURACY, "test loss": LOSS}
+    pairs = verdict({"plain": quantities, "wide": quantities}, first="batchnorm")
+    tables = read(verdict=pairs).tables()[:2]
     assert [table[0][:4] for table in tables] == [
         ["Quantity", "batchnorm", "plain", "Difference"],
         ["Quantity", "batchnorm", "wide", "Difference"],
@@ -359,14 +391,14 @@ def test_each_pair_has_a_table_of_its_own():
     assert [row[0] for table in tables for row in table[1:]] == ["test accuracy", "test loss"] * 2
 
 
-def test_every_figure_is_there():
+def test_the_page_holds_every_figure():
     page = read()
     assert [image["alt"] for image in page.all("img")] == [caption for caption, _ in FIGURES]
     for image, (_, data) in zip(page.all("img"), FIGURES, strict=True):
         assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == data
 
 
-def test_results_and_settings():
+def test_the_page_shows_results_and_settings():
     page = read()
     assert page.tables()[1] == [["arm", "test accuracy"], ["batchnorm", "0.9701"], ["plain", "–"]]
     assert page.facts() == {
@@ -418,11 +450,11 @@ def test_results_and_settings():
         ({"settings__optimizer": None}, "Optimizer", "–"),
     ],
 )
-def test_how_a_setting_is_shown(change, name, shown):
+def test_a_setting_is_shown_in_words(change, name, shown):
     assert read(changed(**change)).facts()[name] == shown
 
 
-def test_an_optimizer_with_a_schedule():
+def test_an_optimizer_shows_its_schedule():
     schedule = keras.optimizers.schedules.CosineDecay(0.1, decay_steps=100)
     optimizer = keras.optimizers.SGD(schedule)
     config = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
@@ -430,7 +462,7 @@ def test_an_optimizer_with_a_schedule():
     assert shown.startswith("SGD(learning_rate=CosineDecay(initial_learning_rate=0.1, decay_steps=100")
 
 
-def test_a_learning_rate_of_an_arms_own():
+def test_a_learning_rate_of_an_arm_gets_a_column():
     arms = {"fast": arm(learning_rate=0.5), "plain": arm(learning_rate=None)}
     table = read(changed(settings__arms=arms)).tables()[2]
     assert [row[1] for row in table] == ["Learning rate", "0.5", "–"]
@@ -439,14 +471,16 @@ def test_a_learning_rate_of_an_arms_own():
     assert "Learning rate" not in read(changed(settings__arms=arms)).tables()[2][0]
 
 
-def test_no_command_and_one_that_is_no_text(tmp_path):
-    assert "It was run from Python; no command was noted." in read(changed(command=None)).texts("p")
+def test_a_missing_command_and_one_in_bytes_are_shown(tmp_path):
+    assert "The comparison was run from Python; no command was noted." in read(changed(command=None)).texts(
+        "p"
+    )
     page = report.render(changed(command="tfbn --out a\udcff"), VERDICT, TABLE, FIGURES)
     (tmp_path / "report.html").write_text(page, encoding="utf-8")
     assert Page(page).texts("pre")[-1] == "tfbn --out a\\udcff"
 
 
-def test_names_are_text_and_never_markup():
+def test_names_are_never_markup():
     page = Page(hostile())
     assert page.texts("h1") == [f"{HOSTILE}{QUOTED}"]
     assert page.tables()[1] == [["arm", QUOTED], [HOSTILE, QUOTED], ["x" * 100, "–"]]
@@ -458,7 +492,7 @@ def test_names_are_text_and_never_markup():
     assert not page.all("script")
 
 
-def test_a_sweep_folds_what_is_long():
+def test_a_sweep_folds_long_tables():
     page = read(sweep(), table=[["arm"], *[[f"plain_{i}"] for i in range(40)]])
     results, arms = page.tables()[1:]
     assert len(results) == len(arms) == 41
@@ -493,7 +527,7 @@ def functional(units=4, seed=0, name="a", activation="relu", optimizer="sgd", ke
         ({"activation": "tanh"}, False),
     ],
 )
-def test_an_architecture_is_shown_once(change, same):
+def test_an_architecture_that_arms_share_is_shown_once(change, same):
     first = functional()
     arms = {"one": arm(architecture=first), "two": arm(architecture=functional(**change))}
     page = read(changed(settings__arms=arms))
@@ -502,7 +536,7 @@ def test_an_architecture_is_shown_once(change, same):
     assert json.loads(page.texts("pre")[0]) == first
 
 
-def test_a_precision_tells_architectures_apart():
+def test_architectures_of_different_precision_are_shown_apart():
     def network(policy):
         return json.loads(
             keras.Sequential([keras.Input([3]), keras.layers.Dense(4, dtype=policy)]).to_json()
@@ -515,7 +549,7 @@ def test_a_precision_tells_architectures_apart():
     ]
 
 
-def test_the_page_is_small():
+def test_the_page_stays_below_100_kb():
     """Whatever the networks: figures, and less than 100 kB."""
     large = {"class_name": "Large", "config": {"sizes": list(range(20_000))}}
     arms = {"batchnorm": arm(architecture=functional()), "plain": arm(architecture=large)}
@@ -530,13 +564,13 @@ def test_the_page_is_small():
     assert Page(page).texts("summary") == ["Architecture of deep", "Architecture of plain"]
 
 
-def test_a_real_comparison(blobs):
+def test_a_trained_comparison_fills_the_page(blobs):
     arms = {
         "batchnorm": lambda: tfbn.Model(8, 3, use_batchnorm=True),
         "plain": lambda: tfbn.Model(8, 3, use_batchnorm=False),
     }
     result = tfbn.compare(arms, blobs, epochs=1, seeds=1, jit=False, command="tfbn compare")
-    page = read(json.loads(result.to_json()))
+    page = read(json.loads(result.to_json()), result.judge())
     assert page.texts("p")[0] == "blobs: 2 networks, 1 seed, 1 epoch."
     assert "–" not in page.facts().values()
     assert page.facts()["Optimizer"].startswith("Adam(learning_rate=")
@@ -635,7 +669,7 @@ def seen(request, browser, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_in_a_browser(seen, name):
+def test_a_browser_shows_the_page_without_faults(seen, name):
     scheme, frames, console = seen
     assert console == []
     page = Page(PAGES[name]())
@@ -652,7 +686,7 @@ def test_in_a_browser(seen, name):
 
 
 @pytest.mark.parametrize("scheme", [DARK, LIGHT], ids=["dark", "light"])
-def test_a_picture_of_the_page(browser, tmp_path, scheme):
+def test_a_browsers_picture_has_the_scheme(browser, tmp_path, scheme):
     """By itself, not in a frame."""
     picture = tmp_path / "page.png"
     page = PAGES["hostile"]()
@@ -663,7 +697,7 @@ def test_a_picture_of_the_page(browser, tmp_path, scheme):
     assert pixels.std() > 0.05
 
 
-def test_the_browser_tests_would_see_a_fault(browser, tmp_path):
+def test_the_browser_tests_detect_planted_faults(browser, tmp_path):
     faults = [
         "<img src='https://example.com/a.png' alt=''>",
         "<div style='width: 500px'>wide</div>",

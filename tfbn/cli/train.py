@@ -69,7 +69,8 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
 
         from absl import logging as absl_logging
 
-        from tfbn.comparison.results import Comparison, check_destination
+        from tfbn.comparison.results import Comparison
+        from tfbn.comparison.storage import check_destination
         from tfbn.runtime.strategies import broadcast_from_chief, check_tf_config, is_chief, make_strategy
         from tfbn.training.checkpoints import holds_checkpoints
 

@@ -1,22 +1,26 @@
-"""What to look at inside of a network while it trains: functions of a model that give one of examples."""
+"""Observers: functions of a model that return a function of examples, to record a network's insides."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+Observe = Callable[[tf.Tensor], Any]
 BINS = 40
 LARGEST = 1e30
 PERCENTILES = (15, 50, 85)
 
 
-def outputs(model):
-    """The model's outputs ``[N]``, for a network of one output."""
+def outputs(model: keras.Model) -> Observe:
+    """Observe the outputs ``[N]`` of a network with one output."""
     return lambda x: tf.reshape(model(x, training=False), [-1])
 
 
-def percentiles(model):
-    """PERCENTILES of the input of each unit of the last hidden activation, in inference.
+def percentiles(model: keras.Model) -> Observe:
+    """Observe PERCENTILES of the input of each unit of the last hidden activation, in inference.
 
     ``[N, ...] -> [units, 3]``, linear between the ranks.
 
@@ -24,36 +28,36 @@ def percentiles(model):
     """
     inner = keras.Model(model.inputs[0], _activation_inputs(model)[-1])
 
-    def observe(x):
+    def observe(x: tf.Tensor) -> Any:
         values = tf.cast(inner(x, training=False), "float32")
         ranked = tf.sort(tf.reshape(values, [-1, values.shape[-1]]), axis=0)
         last = tf.shape(ranked)[0] - 1
         places = tf.constant(PERCENTILES, ranked.dtype) / 100 * tf.cast(last, ranked.dtype)
         below = tf.cast(places, "int32")
         share = (places - tf.cast(below, ranked.dtype))[:, None]
-        found = (1 - share) * tf.gather(ranked, below)
-        return tf.transpose(found + share * tf.gather(ranked, tf.minimum(below + 1, last)))
+        lower = (1 - share) * tf.gather(ranked, below)
+        return tf.transpose(lower + share * tf.gather(ranked, tf.minimum(below + 1, last)))
 
     return observe
 
 
-def histograms(model):
-    """The inputs of each hidden activation, in inference, counted in BINS bins from lowest to highest.
+def histograms(model: keras.Model) -> Observe:
+    """Observe the inputs of each hidden activation, in inference, in BINS bins from lowest to highest.
 
-    Returns a list of dicts with "low", "high" and "counts", a dict for each activation.
+    The function of examples returns a dict with "low", "high" and "counts" for each activation.
     """
     inner = keras.Model(model.inputs[0], _activation_inputs(model))
 
-    def observe(x):
-        found = []
+    def observe(x: tf.Tensor) -> Any:
+        counted = []
         for values in tf.nest.flatten(inner(x, training=False)):
-            # What is no number, or near the largest, would stop the count and the training with it.
+            # A value that is not finite, or near the largest, would stop the count and the training.
             values = tf.cast(values, "float32")
             values = tf.clip_by_value(tf.where(tf.math.is_finite(values), values, 0), -LARGEST, LARGEST)
             low, high = tf.reduce_min(values), tf.reduce_max(values)
             counts = tf.histogram_fixed_width(values, [low, tf.where(high > low, high, low + 1)], BINS)
-            found.append({"low": low, "high": high, "counts": counts})
-        return found
+            counted.append({"low": low, "high": high, "counts": counts})
+        return counted
 
     return observe
 
@@ -61,16 +65,16 @@ def histograms(model):
 OBSERVERS = {"outputs": outputs, "percentiles": percentiles, "histograms": histograms}
 
 
-def _activation_inputs(model):
-    """The symbolic inputs of the activations that are layers of their own."""
-    found = [
+def _activation_inputs(model: keras.Model) -> list[Any]:
+    """Return the symbolic inputs of the activations that are layers of their own."""
+    inputs = [
         layer.input
         for layer in getattr(model, "layers", [])
         if isinstance(layer, (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU))
     ]
-    if not found:
+    if not inputs:
         raise ValueError(
             f"Model {model.name!r} has no activation to observe. Its activations must be layers of their "
             "own, keras.layers.Activation or ReLU, in a functional or Sequential model."
         )
-    return found
+    return inputs

@@ -1,49 +1,69 @@
-"""A finished run as one HTML page that needs nothing else: no script, no font, no network."""
+"""A comparison as one HTML page that needs nothing else: no script, no font, no network."""
 
 from __future__ import annotations
 
 import base64
 import importlib.resources
-import itertools
 import json
 import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from tfbn.comparison.figures import FIGURES
+from tfbn.verdict.judge import Verdict
+from tfbn.verdict.statistics import Difference
+
+if TYPE_CHECKING:
+    from tfbn.comparison.results import Comparison
+
 LONG_TABLE = 12  # Rows; a longer one is folded away.
 # Above one of these the architectures are left to results.json: a page must stay quick to open.
-MOST_ARMS, MOST_CHARACTERS = 6, 60_000
-NUMBERS = "Difference", "95 % interval", "p", "P(improvement)", "Seeds better"
+ARMS_LIMIT, CHARACTERS_LIMIT = 6, 60_000
+COLUMNS = "Difference", "95 % interval", "p", "P(improvement)", "Seeds better"
 DASH = "–"
 
 
-def render(content, verdict, table, figures):
-    """One HTML page of a comparison: question, verdict, figures, results, settings.
+def write_report(path: Path, comparison: Comparison, content: dict[str, Any], figures: list[Path]) -> None:
+    """Write the page of a comparison: `content` is its results.json, `figures` are files of FIGURES."""
+    captioned = [(FIGURES[figure.stem].caption, figure.read_bytes()) for figure in figures]
+    page = render(content, comparison.judge(), comparison.rows(), captioned)
+    path.write_text(page, encoding="utf-8")
+
+
+def render(
+    content: dict[str, Any],
+    verdict: Verdict,
+    table: Sequence[Sequence[str | None]],
+    figures: Sequence[tuple[str, bytes]],
+) -> str:
+    """Return the page of a comparison: question, verdict, figures, results, settings.
 
     What is None or missing shows as a dash. All text is escaped: a name is never markup.
 
     Args:
-        content: dict, what results.json holds; records and observations are not shown.
-        verdict: dict of "sentences", a list of str; "rows", a list of dicts of names (of first and
-            other; optional), quantity, first and other (the means), difference (first minus other), low
-            and high (its 95 % interval), p, probability (of improvement), wins, pairs, decides (a bool);
-            "note", a str on reading them.
-        table: list of lists of str, the test results by arm; the first is the header.
-        figures: list of pairs of caption and PNG as bytes.
+        content: what results.json holds; records and observations are not shown.
+        verdict: its sentences, and its numbers by quantity.
+        table: the test results by arm; the first row is the header.
+        figures: pairs of caption and PNG.
 
     Returns:
-        str, the page. Write it as UTF-8.
+        The page. Write it as UTF-8.
 
-    >>> page = render({}, {"sentences": ["No evidence of a difference."]}, [], [])
-    >>> page.startswith("<!DOCTYPE html>"), "<p>No evidence of a difference.</p>" in page
-    (True, True)
+    >>> from tfbn.verdict.judge import judge
+    >>> verdict = judge([], [], {"plain": {"series": "plain", "value": None}}, [])
+    >>> render({}, verdict, [], []).startswith("<!DOCTYPE html>")
+    True
     """
     settings = content.get("settings") or {}
     arms = settings.get("arms") or {}
     page = _template().render(
         content=content,
-        verdict=verdict,
-        comparisons=_comparisons(verdict.get("rows") or []),
+        sentences=[*verdict.sentences(), *(content.get("notes") or [])],
+        reading_notes=" ".join(note for notes in verdict.notes.values() for note in notes),
+        comparisons=list(_comparisons(verdict)),
         table=table,
         figures=[(caption, base64.b64encode(png).decode()) for caption, png in figures],
         arms=_arms(settings, content.get("vary")),
@@ -55,11 +75,11 @@ def render(content, verdict, table, figures):
         diverged=_diverged(content.get("diverged") or []),
         long_table=LONG_TABLE,
     )
-    # A command can hold a file name's bytes that are no text.
+    # A command can hold a file name's bytes that are not text.
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _template():
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -68,14 +88,12 @@ def _template():
         finalize=lambda value: DASH if value is None or isinstance(value, jinja2.Undefined) else value,
     )
     environment.filters["grouped"] = _grouped
-    text = (
-        importlib.resources.files("tfbn.comparison").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    return environment.from_string(text)
+    path = importlib.resources.files("tfbn.comparison").joinpath("report.html.j2")
+    return environment.from_string(path.read_text(encoding="utf-8"))
 
 
-def _grouped(value):
-    """A number as a person writes it; anything else as it is.
+def _grouped(value: Any) -> Any:
+    """Return a number as a person writes it; anything else as it is.
 
     >>> _grouped(55000), _grouped(0.1 + 0.2), _grouped("tanh")
     ('55,000', '0.3', 'tanh')
@@ -85,38 +103,36 @@ def _grouped(value):
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _comparisons(rows):
-    """For each pair that is compared a label, the table of its rows, and those that decide."""
-    comparisons = []
-    for names, group in itertools.groupby(rows, key=lambda row: row.get("names") or ("First", "Other")):
-        group = list(group)
-        table = [["Quantity", *names, *NUMBERS], *map(_numbers, group)]
-        deciding = [_numbers(row) for row in group if row["decides"]]
-        comparisons.append((" and ".join(names), table, deciding))
-    return comparisons
+def _comparisons(verdict: Verdict) -> Iterator[tuple[str, list[list[str]], list[list[str]]]]:
+    """Yield for each pair of series a label, the table of its differences, and the row that decides."""
+    for other, quantities in verdict.differences.items():
+        rows = [_cells(quantity, difference) for quantity, difference in quantities.items()]
+        table = [["Quantity", verdict.first, other, *COLUMNS], *rows]
+        yield f"{verdict.first} and {other}", table, rows[:1]
 
 
-def _numbers(row):
-    """The cells of one of the verdict's rows."""
-    values = [row["difference"], row["low"], row["high"]]
+def _cells(quantity: str, difference: Difference) -> list[str]:
+    """Return a row of a verdict's table."""
+    values = [difference.mean, *(difference.interval or (None, None))]
     # In line: four digits of the largest but four decimals at most, as long as these leave two digits.
     size = math.floor(math.log10(max((abs(x) for x in values if _shown(x) != DASH), default=0) or 0.1))
-    decimals = 1 if row["quantity"].startswith("epochs") else max(0, min(3 - size, max(4, 1 - size)))
-    difference, low, high = (_shown(value, f"+,.{decimals}f") for value in values)
-    p, wins = _shown(row["p"], ".3f"), _shown(row["wins"], "g")
+    decimals = 1 if quantity.startswith("epochs") else max(0, min(3 - size, max(4, 1 - size)))
+    mean, low, high = (_shown(value, f"+,.{decimals}f") for value in values)
+    # Of a single pair they would look certain.
+    p, probability = (difference.p, difference.probability) if difference.pairs > 1 else (None, None)
     return [
-        row["quantity"],
-        *(_shown(row[key], f",.{decimals}f") for key in ("first", "other")),
-        difference,
+        quantity,
+        *(_shown(value, f",.{decimals}f") for value in (difference.first_mean, difference.other_mean)),
+        mean,
         DASH if low == high == DASH else f"{low} to {high}",
-        "< 0.001" if p != DASH and row["p"] < 0.001 else p,
-        _shown(row["probability"], ".2f"),
-        DASH if wins == DASH else f"{wins} of {row['pairs']}",
+        "< 0.001" if p is not None and p < 0.001 else _shown(p, ".3f"),
+        _shown(probability, ".2f"),
+        f"{difference.wins} of {difference.pairs}" if difference.pairs else DASH,
     ]
 
 
-def _shown(value, form="g"):
-    """A number as text, a dash for one that is missing; a text as it is.
+def _shown(value: Any, form: str = "g") -> str:
+    """Return a number as a string, a dash for one that is missing; a string as it is.
 
     >>> _shown(0.25, ".3f"), _shown(None), _shown(float("nan")), _shown("plain", ".3f")
     ('0.250', '–', '–', 'plain')
@@ -126,15 +142,15 @@ def _shown(value, form="g"):
     return DASH if value is None or not math.isfinite(value) else format(value, form)
 
 
-def _arms(settings, vary):
-    """A table of the arms, the header first; with columns for what they differ in."""
+def _arms(settings: dict[str, Any], vary: dict[str, Any] | None) -> list[list[str | None]]:
+    """Return a table of the arms, the header first; with columns for what differs between them."""
     arms = settings.get("arms") or {}
     columns = {"series": "Series", "value": vary["label"]} if vary else {}
     shared = ((settings.get("optimizer") or {}).get("config") or {}).get("learning_rate")
     if any(arm.get("learning_rate") not in (None, shared, arm.get("value")) for arm in arms.values()):
         columns["learning_rate"] = "Learning rate"
     columns["parameters"] = "Parameters"
-    rows = [["Arm", *columns.values(), "Saved model"]]
+    rows: list[list[str | None]] = [["Arm", *columns.values(), "Saved model"]]
     for name, arm in arms.items():
         model = arm.get("model")
         saved = f"seed {model['seed']}, epoch {model['epoch']}" if model else None
@@ -142,8 +158,8 @@ def _arms(settings, vary):
     return rows
 
 
-def _call(value):
-    """An object as Keras serializes it, as one would write it in Python; what is None is left out.
+def _call(value: Any) -> str:
+    """Return an object that Keras serialized as a call in Python, without arguments that are None.
 
     >>> _call({"class_name": "SGD", "config": {"name": "sgd", "learning_rate": 0.1, "clipnorm": None}})
     'SGD(learning_rate=0.1)'
@@ -154,8 +170,8 @@ def _call(value):
     return f"{value['class_name']}({', '.join(f'{key}={_call(item)}' for key, item in config.items())})"
 
 
-def _seeds(seeds):
-    """The seeds in words.
+def _seeds(seeds: list[int]) -> str | None:
+    """Return the seeds in words.
 
     >>> _seeds([0]), _seeds([0, 1, 2]), _seeds(list(range(5, 25)))
     ('1 (seed 0)', '0, 1, 2', '5 to 24')
@@ -167,8 +183,8 @@ def _seeds(seeds):
     return ", ".join(map(str, seeds)) or None
 
 
-def _xla(jit):
-    without = [arm for arm, compiled in jit.items() if not compiled]
+def _xla(jit: dict[str, bool]) -> str | None:
+    without = [arm for arm, is_compiled in jit.items() if not is_compiled]
     if not jit:
         return None
     if not without:
@@ -176,38 +192,39 @@ def _xla(jit):
     return "no" if len(without) == len(jit) else f"yes, but not for {', '.join(without)}"
 
 
-def _diverged(items):
-    """Arms to what is said of their seeds that diverged."""
-    said = {}
-    for item in items:
-        said.setdefault(item["arm"], []).append(f"seed {item['seed']} in epoch {item['epoch']}")
-    return {arm: ", ".join(seeds) for arm, seeds in said.items()}
+def _diverged(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """Return for each arm its seeds that diverged, in words."""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(run["arm"], []).append(f"seed {run['seed']} in epoch {run['epoch']}")
+    return {arm: ", ".join(words) for arm, words in seeds.items()}
 
 
-def _architectures(arms):
-    """Pairs of the arms that share an architecture, names and initializers aside, and it as JSON."""
-    shared = {}
+def _architectures(arms: dict[str, dict[str, Any]]) -> list[tuple[list[str], str]]:
+    """Return pairs of the arms that share an architecture, names and initializers aside, and its JSON."""
+    shared: dict[str, tuple[list[str], str]] = {}
     for name, arm in arms.items():
         architecture = arm.get("architecture")
         if architecture is not None:
             key = json.dumps(_bare(architecture, {}), sort_keys=True)
             shared.setdefault(key, ([], json.dumps(architecture, indent=1)))[0].append(name)
-    if len(arms) > MOST_ARMS or sum(len(text) for _, text in shared.values()) > MOST_CHARACTERS:
+    if len(arms) > ARMS_LIMIT or sum(len(text) for _, text in shared.values()) > CHARACTERS_LIMIT:
         return []
     return list(shared.values())
 
 
-def _bare(value, names):
-    """An architecture without names, initializers, seeds and what it was compiled with.
+def _bare(value: Any, names: dict[str, str]) -> Any:
+    """Return an architecture without names, initializers, seeds and compile arguments.
 
     Args:
-        names: dict of the names found so far to their place: layers refer to one another by name.
+        value: the architecture, or a part of it.
+        names: the names so far with their place, to be filled: layers refer to one another by name.
     """
     if isinstance(value, list):
         return [_bare(item, names) for item in value]
     if not isinstance(value, dict):
         return names.get(value, value) if isinstance(value, str) else value
-    # A precision is an object with a name and nothing else, and no name to leave out.
+    # A precision is an object with a name and nothing else; its name tells it from others.
     if isinstance(value.get("name"), str) and len(value) > 1:
         names.setdefault(value["name"], f"name {len(names)}")
     return {
