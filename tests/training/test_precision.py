@@ -1,4 +1,4 @@
-"""Half precision trains as float32 does, its loss scaled by Keras where float16 asks for it."""
+"""Half precision trains as float32 does; Keras scales the loss where float16 needs it."""
 
 import keras
 import numpy as np
@@ -35,7 +35,7 @@ def learn(mnist, precision):
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
-def test_mnist_is_learnt_as_well_as_in_float32(mnist, exact, precision):
+def test_half_precision_learns_mnist_as_float32_does(mnist, exact, precision):
     model, accuracy = learn(mnist, precision)
     assert accuracy == pytest.approx(exact[1], abs=0.01)
     assert accuracy > 0.89
@@ -46,8 +46,8 @@ def test_mnist_is_learnt_as_well_as_in_float32(mnist, exact, precision):
 
 
 @pytest.mark.parametrize(("optimizer", "moves"), [("sgd", True), (scaled, False)])
-def test_gradients_that_float16_cannot_hold_arrive_by_scaling(blobs, optimizer, moves):
-    """Those of the scores are below 1e-8 / 20. A scale of 1, which is none, is the control."""
+def test_loss_scaling_rescues_gradients_below_float16(blobs, optimizer, moves):
+    """The scores' gradients are below 1e-8 / 20. The control has a scale of 1, which changes nothing."""
     assert np.float16(1e-8 / 20) == 0
 
     def loss(y, scores):
@@ -71,7 +71,7 @@ def test_gradients_that_float16_cannot_hold_arrive_by_scaling(blobs, optimizer, 
     assert changed.mean() > 0.5 if moves else not changed.any()
 
 
-def test_the_scale_grows_and_shrinks(blobs):
+def test_loss_scale_grows_and_shrinks(blobs):
     """10 steps of 20 examples and one of 3 an epoch."""
     grows = tfbn.Solver(
         net(), scaled(initial_scale=2.0**10, dynamic_growth_steps=4), precision="mixed_float16"
@@ -89,7 +89,7 @@ def test_the_scale_grows_and_shrinks(blobs):
     assert float(optimizer.dynamic_scale) == 2.0 ** (30 - skipped)
 
 
-def test_a_new_start_is_one_of_the_scale_too(blobs):
+def test_restart_resets_the_loss_scale(blobs):
     def solver():
         return tfbn.Solver(net(), scaled(initial_scale=2.0**30), precision="mixed_float16", jit=False)
 
@@ -106,7 +106,7 @@ def test_a_new_start_is_one_of_the_scale_too(blobs):
     assert losses[0] == losses[1]
 
 
-def test_seeds_of_a_comparison_do_not_hand_on_their_scale(blobs):
+def test_each_seed_of_a_comparison_starts_with_the_first_scale(blobs):
     def records(seeds):
         """The first steps of each seed are skipped, until the scale has come down."""
         result = tfbn.compare(
@@ -124,18 +124,18 @@ def test_seeds_of_a_comparison_do_not_hand_on_their_scale(blobs):
     assert records([0, 1]) == records([1])
 
 
-def test_arms_have_learning_rates_of_their_own_under_scaling(blobs):
+def test_arms_have_their_own_learning_rates_under_scaling(blobs):
     arms = {rate: tfbn.Arm(net, "net", rate, float(rate), program="net") for rate in ("0.1", "0.01")}
     options = dict(epochs=1, batch_size=20, seeds=1, precision="mixed_float16")
-    given = tfbn.compare(arms, blobs, optimizer=scaled(), **options)
-    known = tfbn.compare(arms, blobs, optimizer="adam", **options)
-    assert given.test == known.test
+    scaled_adam = tfbn.compare(arms, blobs, optimizer=scaled(), **options)
+    adam = tfbn.compare(arms, blobs, optimizer="adam", **options)
+    assert scaled_adam.test == adam.test
     schedule = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10))
     with pytest.raises(ValueError, match="a number in `compare`"):
         tfbn.compare(arms, blobs, optimizer=scaled(schedule), **options)
 
 
-def test_a_saved_model_trains_on_with_its_scale(blobs, tmp_path):
+def test_saved_model_trains_further_with_its_scale(blobs, tmp_path):
     solver = tfbn.Solver(net(), scaled(initial_scale=2.0**30), precision="mixed_float16")
     solver.fit(blobs, epochs=2, batch_size=20)
     solver.model.save(tmp_path / "model.keras")

@@ -80,8 +80,7 @@ class Checkpoints:
     def save(self, folder: str | os.PathLike, record: dict[str, Any]) -> None:
         """Write the variables and `record`, plain data, into `folder`.
 
-        If that fails, because the disk is full, for example, a warning says so once, and older checkpoints
-        stay.
+        The first time that this fails, as on a full disk, it warns. Older checkpoints stay.
         """
         if not is_chief(self._strategy):
             return

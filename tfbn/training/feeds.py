@@ -45,7 +45,7 @@ def training_feed(network: Network, x: Any, y: Any, batch_size: int, shuffle: bo
     if isinstance(x, Stream):
         return StreamFeed(network, x, check_batch_size(batch_size), shuffle, seed)
     if isinstance(x, tf.data.Dataset):
-        return _dataset_feed(network, x, y)
+        return DatasetFeed(network, x, y)
     arrays = network.prepare(x, y)
     return ArrayFeed(network.steps, arrays, check_batch_size(batch_size, len(arrays.y)), shuffle, seed)
 
@@ -55,7 +55,7 @@ def evaluation_feed(
 ) -> Feed:
     """Return the feed that evaluates `network`; arguments and errors as in `Solver.evaluate`."""
     if isinstance(x, tf.data.Dataset):
-        return _dataset_feed(network, x, y)
+        return DatasetFeed(network, x, y)
     arrays = network.prepare(x, y)
     return ArrayFeed(network.steps, arrays, min(check_batch_size(batch_size), len(arrays.y)))
 
@@ -69,12 +69,6 @@ def validation_feed(network: Network, data: Any) -> Feed | None:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError("`validation_data` must be a pair (x, y) or a tf.data.Dataset.")
     return evaluation_feed(network, *data)
-
-
-def _dataset_feed(network, dataset, y):
-    if y is not None:
-        raise ValueError("`y` comes from the dataset itself, which gives pairs (x, y). Leave it out.")
-    return DatasetFeed(network, dataset)
 
 
 class ArrayFeed:
@@ -105,13 +99,15 @@ class DatasetFeed:
     The first batch is read at once: it creates the network's variables, and all others must fit to it.
 
     Raises:
-        ValueError: the dataset is empty, never ends, or does not give pairs of tensors.
+        ValueError: the dataset is empty, never ends, or does not give pairs of tensors; or `y` is given.
     """
 
     batch_size: int | None = None
     steps_per_epoch: int | None = None
 
-    def __init__(self, network: Network, dataset: tf.data.Dataset) -> None:
+    def __init__(self, network: Network, dataset: tf.data.Dataset, y: None = None) -> None:
+        if y is not None:
+            raise ValueError("`y` comes from the dataset itself, which gives pairs (x, y). Leave it out.")
         _check_dataset(dataset)
         self._steps, self._dataset = network.steps, dataset
         arrays = network.prepare(*_first_batch(dataset))

@@ -1,4 +1,4 @@
-"""`Network`: a compiled model that checks its data, and creates its variables from the first of them."""
+"""`Network`: a compiled model that checks its data and creates its variables at the first of them."""
 
 from __future__ import annotations
 
@@ -43,13 +43,7 @@ def cross_entropy(model: keras.Model) -> keras.losses.Loss:
 
 
 class Network:
-    """A compiled model with its steps, as data meet it.
-
-    Args:
-        model: compiled by Keras.
-        steps: the model's steps.
-        loss: the solver's argument; None for cross-entropy, whose labels are classes.
-    """
+    """A compiled model and its steps. `loss` is the solver's: None for cross-entropy, of class labels."""
 
     def __init__(self, model: keras.Model, steps: DeviceSteps, loss: Any) -> None:
         self.model, self.steps = model, steps
@@ -104,13 +98,9 @@ class Network:
         if len(shape) != len(expected) or any(
             size not in (None, received) for size, received in zip(expected, shape, strict=True)
         ):
+            hint = " Batch the examples, for example by dataset.batch(32)." if shape == expected[1:] else ""
             raise ValueError(
-                f"x must have the shape {expected} that the model takes. Received: {shape}."
-                + (
-                    " Batch the examples, for example by dataset.batch(32)."
-                    if shape == expected[1:]
-                    else ""
-                )
+                f"x must have the shape {expected} that the model takes. Received: {shape}.{hint}"
             )
 
     def _output(self, shape):

@@ -6,6 +6,7 @@ Nothing here depends on batch normalization.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -103,8 +104,7 @@ class Solver:
         check_model(model)
         if jit not in ("auto", True, False):
             raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
-        self.model = model
-        self.strategy = strategy
+        self.model, self.strategy = model, strategy
         self._steps = make_steps(model, device, jit, strategy)
         if precision is not None:
             set_precision(model, precision)
@@ -128,18 +128,10 @@ class Solver:
     def jit(self) -> bool:
         return self._steps.jit
 
-    def train(self, x: ArrayLike | Arrays, y: ArrayLike | None = None) -> float:
-        """Train one step on one batch.
+    def train(self, x: ArrayLike | Arrays, y: ArrayLike | None) -> float:
+        """Train one step on one batch ``(x, y)`` and return its loss before the step.
 
-        Args:
-            x: array ``[N, ...]``.
-            y: labels ``[N]``, or one-hot ``[N, classes]``.
-
-        Returns:
-            The loss on the batch before the step.
-
-        Raises:
-            ValueError: as in `fit`.
+        Arguments and errors are those of `fit`.
         """
         return self._steps.averaged(self._steps.train, *self.prepare(x, y))["loss"]
 
@@ -149,19 +141,12 @@ class Solver:
         y: ArrayLike | None = None,
         batch_size: int | None = None,
     ) -> Evaluation:
-        """Return the loss and accuracy in inference mode.
+        """Return ``(loss, accuracy)`` in inference mode; accuracy is nan without such a metric.
 
         Args:
-            x: array ``[N, ...]``, or a `tf.data.Dataset` of batches ``(x, y)``.
-            y: labels as in `train`; None with a dataset.
+            x, y: arrays or a dataset, as in `fit`, whose errors are raised here, too.
             batch_size: examples per batch. A smaller last batch counts by its size, so that the result
                 does not depend on `batch_size`. Default None: 1,000. A dataset has its own.
-
-        Returns:
-            ``(loss, accuracy)``; accuracy is nan if it is not among the solver's metrics.
-
-        Raises:
-            ValueError: as in `fit`.
         """
         batch_size = feeds.EVALUATION_BATCH_SIZE if batch_size is None else batch_size
         logs = feeds.evaluation_feed(self._network, x, y, batch_size).evaluate()
@@ -185,8 +170,7 @@ class Solver:
         """Train up to epoch number `epochs`.
 
         Arrays stay in memory as tensors, and each epoch over them is one compiled program. Batches of a
-        dataset are checked and fetched ahead, and memory stays flat; each step is compiled, and one call
-        runs many of them.
+        dataset are checked and fetched ahead, and memory stays flat; one call runs many compiled steps.
 
         Args:
             x: array ``[N, ...]``; or `tfbn.data.Data` or `Stream`, whose training split is trained on and
@@ -196,12 +180,10 @@ class Solver:
             batch_size: examples per step; a dataset has its own. Default 32. A smaller last batch is
                 trained on as well.
             validation_data: ``(x, y)`` or a dataset, evaluated after each epoch. Default None.
-            shuffle: whether each epoch draws a new order of the examples. The order of a dataset does not
-                change. Default True.
+            shuffle: whether each epoch draws a new order of the examples, but of a dataset. Default True.
             seed: determines the orders. Default 0.
-            callbacks: Keras callbacks. They are called at the beginning and end of training and of
-                each epoch, with Keras' names (loss, accuracy, val_loss, val_accuracy), but never at a
-                batch. Default: none.
+            callbacks: Keras callbacks, called at the beginning and end of training and of each epoch, with
+                Keras' names (loss, accuracy, val_loss, val_accuracy), but never at a batch. Default: none.
             initial_epoch: epochs already done. Default 0.
             verbose: 0 for silence (default), 1 or 2 for Keras' line per epoch.
             checkpoint_dir: folder for the state of the training. Where the folder holds a state of the
@@ -212,9 +194,9 @@ class Solver:
                 of a dataset that shuffles itself, are not saved. Default None: no checkpoints.
 
         Returns:
-            A record per epoch: epoch, loss and accuracy averaged over the epoch's steps, val_loss and
-            val_accuracy after it, seconds (of training; the first epoch's include compiling). Training
-            ends early at a loss that is not finite and at Ctrl-C, with a warning.
+            A record per epoch: epoch, loss and accuracy averaged over its steps, val_loss and val_accuracy
+            after it, seconds (of training; the first epoch's include compiling). Training ends early at a
+            loss that is not finite and at Ctrl-C, with a warning.
 
         Raises:
             TypeError: `epochs`, `batch_size`, `seed` or `initial_epoch` is not an integer.
@@ -238,9 +220,8 @@ class Solver:
         with contextlib.ExitStack() as stack:
             if checkpoint_dir is not None:
                 about = {**history.about, **identity}
-                strategies.broadcast_from_chief(
-                    self.strategy, lambda: open_folder(checkpoint_dir, about, stack)
-                )
+                make = functools.partial(open_folder, checkpoint_dir, about, stack)
+                strategies.broadcast_from_chief(self.strategy, make)
             loop.run(initial_epoch)
         self.finish()
         hooks.on_train_end()
@@ -274,43 +255,29 @@ class Solver:
         }
 
     def restart(self, fresh: keras.Model, learning_rate: float | None = None) -> None:
-        """Restart from the weights of `fresh`, another build of the same model.
+        """Restart from the weights of `fresh`, another build of the same model, without compiling again.
 
-        Nothing is compiled again: the existing variables take the values.
-
-        Args:
-            fresh: a model of the same architecture.
-            learning_rate: the new rate. Default None: the rate that the solver started with.
+        `learning_rate` is by default the rate that the solver started with.
         """
         self._network.restart(fresh, learning_rate)
 
     def prepare(self, x: ArrayLike | Arrays, y: ArrayLike | None = None) -> Arrays:
         """Check arrays against the model and move them to the device.
 
-        Args:
-            x, y: arrays as in `train`; or `Arrays` that a solver on this device prepared.
-
-        Returns:
-            `Arrays`, which `train`, `evaluate`, `fit` and other solvers accept in place of `x` and `y`
-            without checking or copying them again.
-
-        Raises:
-            ValueError: as in `fit`.
+        `evaluate` and `fit`, also those of other solvers on this device, accept the result in place of `x`
+        and `y` without copying it again. Arguments and errors are those of `fit`.
         """
         return self._network.prepare(x, y)
 
     def train_epoch(
         self, arrays: Arrays, order: Sequence[int] | np.ndarray, batch_size: int
     ) -> dict[str, float]:
-        """Train for one epoch, which is one compiled program.
+        """Train for one epoch, one compiled program, and return the loss and the metrics averaged over it.
 
         Args:
-            arrays: `Arrays`, as `prepare` returns them.
+            arrays: as `prepare` returns them.
             order: the rows to train on ``[M]``, in this order.
             batch_size: rows per step; the last step may be smaller.
-
-        Returns:
-            The loss and the metrics, averaged over the epoch.
         """
         return self._steps.averaged(self._steps.train_epoch, *arrays, order, batch_size)
 

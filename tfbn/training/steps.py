@@ -55,13 +55,7 @@ class DeviceSteps:
         """Raise ValueError if the steps would not be those of Keras on one device."""
 
     def create_variables(self, x: tf.Tensor, y: tf.Tensor, y_pred: Any, loss: Any) -> None:
-        """Create the variables of the optimizer and the metrics.
-
-        Args:
-            x, y: one example or more.
-            y_pred: the model's symbolic output.
-            loss: the solver's argument.
-        """
+        """Create the variables of the optimizer and the metrics, by examples and the symbolic output."""
         with self.place():
             self._model.optimizer.build(self._model.trainable_variables)
             self._create_metrics((x[:1], y[:1]))
