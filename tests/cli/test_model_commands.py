@@ -75,7 +75,7 @@ def test_export(folder):
 BAD = [
     (["diagnose", "nothing.keras"], "There is no file nothing.keras"),
     (["diagnose", "model.keras", "--out", "figure.jpg"], "must end in .png"),
-    (["diagnose", "text.keras"], "text.keras is no .keras file"),
+    (["diagnose", "text.keras"], "text.keras is not a .keras file"),
     (["diagnose", "zip.keras"], "zip.keras holds no model that Keras can read"),
     (["diagnose", "code.keras"], "code.keras holds no model that Keras can read"),
     (["diagnose", "plain.keras"], "has no batch normalization layer"),
