@@ -39,7 +39,7 @@ def run(
     name: str,
     quick: bool = False,
     on_data: Callable[[Data], object] | None = None,
-    on_epoch: Callable[[dict], object] | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
     command: str | None = None,
     checkpoint_dir: str | os.PathLike | None = None,
     strategy: tf.distribute.Strategy | None = None,
@@ -85,7 +85,9 @@ def run(
         arms(recipe.vary, settings, data),
         data,
         seeds=range(first, first + settings["seeds"]),
-        vary=recipe.vary and {key: getattr(recipe.vary, key) for key in ("setting", "label", "log")},
+        vary={key: getattr(recipe.vary, key) for key in ("setting", "label", "log")}
+        if recipe.vary
+        else None,
         observe=recipe.observe,
         on_epoch=on_epoch,
         command=command,

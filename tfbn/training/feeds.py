@@ -151,7 +151,8 @@ class StreamFeed(DatasetFeed):
     def __init__(self, network: Network, stream: Stream, batch_size: int, shuffle: bool, seed: int) -> None:
         super().__init__(network, batched(stream.train, batch_size))
         self.batch_size = batch_size
-        self._stream, self._shuffle, self._seed = stream, shuffle, seed
+        self._stream, self._shuffle = stream, shuffle
+        self._shuffled = functools.partial(batched, stream.train, batch_size, seed)
 
     def identity(self) -> str:
         return f"{self._stream.name}, {self._stream.source}: {_dataset_form(self._stream.train)}"
@@ -159,8 +160,7 @@ class StreamFeed(DatasetFeed):
     def train_epoch(self, epoch: int) -> dict[str, float]:
         if not self._shuffle:
             return super().train_epoch(epoch)
-        batches = batched(self._stream.train, self.batch_size, self._seed, epoch)
-        return self._steps.averaged(self._train, self._grouped(batches, self._steps_per_call))
+        return self._steps.averaged(self._train, self._grouped(self._shuffled(epoch), self._steps_per_call))
 
 
 Feed = ArrayFeed | DatasetFeed

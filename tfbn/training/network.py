@@ -51,7 +51,7 @@ class Network:
         self._outputs: dict[tuple, Any] = {}  # The symbolic output for each shape of input that came.
         self._optimizer_start: list[tuple] = []  # The optimizer's variables and their first values.
 
-    def prepare(self, x: ArrayLike | Arrays, y: ArrayLike | None = None) -> Arrays:
+    def prepare(self, x: ArrayLike | Arrays, y: Any = None) -> Arrays:
         """Check arrays against the model and move them to the device; see `Solver.prepare`."""
         shape = tuple(x.x.shape) if isinstance(x, Arrays) else np.shape(x)
         self._check_shape(shape)
