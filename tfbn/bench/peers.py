@@ -6,6 +6,7 @@ Both nets are those of `tfbn compare`: 784-32-32-10 with ReLU, with and without 
 from __future__ import annotations
 
 import concurrent.futures
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ from tfbn.models import Model
 from tfbn.training.solver import Solver
 
 INPUTS, CLASSES, WIDTH, BATCH_SIZE, LEARNING_RATE = 784, 10, 32, 32, 0.01
+
+jax: Any = importlib.import_module("jax") if is_installed("jax") else None
 
 Run = Callable[[], float]
 
@@ -114,11 +117,9 @@ def _torch_net(batchnorm: bool) -> Any:
 
 def jax_device(device: str) -> Any:
     """Return JAX' device object; None where JAX is missing or does not see the device."""
-    if not is_installed("jax"):
+    if jax is None:
         return None
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Else it takes most of a GPU's memory.
-    import jax
-
     kind, number = device.split(":")
     try:
         return jax.devices(kind)[0 if kind == "cpu" else int(number)]
@@ -128,8 +129,6 @@ def jax_device(device: str) -> Any:
 
 def jax_epoch(x: np.ndarray, y: np.ndarray, order: np.ndarray, device: Any, thread_per_net: bool) -> Run:
     """Return a run of JAX: both nets in one compiled scan, or a scan and a thread for each net."""
-    import jax
-
     x, y, batches = jax.device_put((x, y, order.reshape(-1, BATCH_SIZE)), device)
     scan = jax.jit(_jax_scan)
 
@@ -147,8 +146,6 @@ def jax_epoch(x: np.ndarray, y: np.ndarray, order: np.ndarray, device: Any, thre
 
 def _jax_state(batchnorm: bool) -> tuple:
     """Return a net's parameters and moving averages, and Adam's moments and step count."""
-    import jax
-
     rng = np.random.default_rng(0)
     parameters: list[dict[str, np.ndarray]] = []
     averages = []
@@ -166,7 +163,6 @@ def _jax_state(batchnorm: bool) -> tuple:
 
 def _jax_scan(states, x, y, batches):
     """Train each net on each batch; return the states and the nets' mean loss of each batch."""
-    import jax
 
     def step(states, batch):
         results = [_jax_train_step(state, x[batch], y[batch]) for state in states]
@@ -179,8 +175,6 @@ def _jax_scan(states, x, y, batches):
 
 def _jax_train_step(state, inputs, labels):
     """Take one step of Adam on one batch."""
-    import jax
-
     parameters, averages, first, second, count = state
     gradient_of = jax.value_and_grad(_jax_loss, has_aux=True)
     (loss, averages), gradients = gradient_of(parameters, averages, inputs, labels)
@@ -196,8 +190,6 @@ def _jax_train_step(state, inputs, labels):
 
 def _jax_loss(parameters, averages, inputs, labels):
     """Return the mean cross-entropy of a batch and the updated moving averages."""
-    import jax
-
     updated = []
     for index, layer in enumerate(parameters):
         inputs = inputs @ layer["kernel"] + layer["bias"]
