@@ -1,4 +1,4 @@
-"""``python -m tfbn`` is the command `tfbn`."""
+"""Run the command `tfbn` as ``python -m tfbn``."""
 
 from tfbn.cli.main import main
 

@@ -1,4 +1,4 @@
-"""No timing is asserted: that peers do the same work, and the arithmetic of the table."""
+"""All peers of `bench.layer` do the same work, and its table is right; no time is asserted."""
 
 import keras
 import numpy as np
@@ -18,23 +18,42 @@ CASES = [
 ]
 
 
-def test_rows_and_table():
-    told = []
-    result = bench_layer.layer(repeats=1, cases=CASES, on_case=told.append)
-    assert told[2].endswith("training graph mean 5") and told[3].endswith("bfloat16")
-    table = bench_layer.table(result)
-    for row, words in zip(result["rows"], told, strict=True):
+def test_rows_hold_times_and_ratios_and_the_table_shows_them():
+    descriptions = []
+    result = bench_layer.layer(repeats=1, cases=CASES, on_case=descriptions.append)
+    assert descriptions[2] == "4x3x5x5 first training graph mean 5"
+    assert descriptions[3].endswith("bfloat16")
+    title, header, _, *lines = bench_layer.table(result).splitlines()
+    assert title.startswith("One layer, milliseconds, on cpu:0 (")
+    assert header.split() == ["shape", "case", "tfbn", "Keras", "torch", "copy", "Keras/tfbn", "torch/tfbn"]
+    for row, words, line in zip(result["rows"], descriptions, lines, strict=True):
         times = row["milliseconds"]
         assert set(times) - {"torch"} == {"tfbn", "keras", "copy"}
         assert min(times.values()) > 0
         assert row["ratio"] == {name: pytest.approx(time / times["tfbn"]) for name, time in times.items()}
-        assert f"{words:<43}{times['tfbn']:>7.2f}{times['keras']:>7.2f}" in table
-    assert "copy" in table and max(map(len, table.splitlines())) < 100
+        cells = [*words.split(), f"{times['tfbn']:.2f}", f"{times['keras']:.2f}"]
+        assert line.split()[: len(cells)] == cells
+        assert f"{row['ratio']['keras']:.2f}" in line
 
 
-def test_on_the_device_it_is_told_and_until_that_is_done(monkeypatch):
-    """The second CPU stands for a GPU; what runs there is waited for once a run."""
-    places, waited = set(), []
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_table_fits_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    times = dict.fromkeys(("tfbn", "keras", "torch", "copy"), 123.456)
+    names = ("shape", "axis", "run", "mode", "dtype", "mean")
+    rows = [
+        dict(zip(names, (*shape, *rest), strict=True)) | {"milliseconds": times, "ratio": times}
+        for shape, *rest in bench_layer.CASES
+    ]
+    device = "gpu:0 (NVIDIA H100 80GB HBM3, of a machine with a long name)"
+    table = bench_layer.table({"rows": rows, "repeats": 7, "device": device})
+    assert max(map(len, table.splitlines()[2:])) <= int(columns)
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_layer_runs_on_the_named_device_and_each_run_waits_for_it(monkeypatch):
+    """The second CPU stands for a GPU."""
+    places, waits = set(), []
     step_of = bench_layer._step
 
     def watched(*arguments):
@@ -48,14 +67,14 @@ def test_on_the_device_it_is_told_and_until_that_is_done(monkeypatch):
         return run
 
     monkeypatch.setattr(bench_layer, "_step", watched)
-    monkeypatch.setattr(tf.test.experimental, "sync_devices", lambda: waited.append(1))
+    monkeypatch.setattr(tf.test.experimental, "sync_devices", lambda: waits.append(1))
     result = bench_layer.layer(repeats=2, device="cpu:1", cases=CASES[:2])
     assert places == {"CPU:1"}
-    assert len(waited) == 2 * 3 * 3, "cases, peers and runs"
+    assert len(waits) == 2 * 3 * 3, "cases, peers and runs"
     assert result["device"].startswith("cpu:1 (")
 
 
-def test_where_xla_fails_its_cases_are_left_out(monkeypatch):
+def test_cases_of_xla_are_left_out_where_xla_fails(monkeypatch):
     monkeypatch.setattr(bench_layer, "xla_works", lambda device: False)
     rows = bench_layer.layer(repeats=1, cases=CASES)["rows"]
     assert [row["mode"] for row in rows] == ["graph", "graph"]
@@ -63,7 +82,7 @@ def test_where_xla_fails_its_cases_are_left_out(monkeypatch):
 
 @pytest.mark.parametrize("mean", [0.0, 5.0])
 @pytest.mark.parametrize("mode", ["graph", "XLA"])
-def test_keras_and_ours_do_the_same_work(rng, mode, mean):
+def test_keras_layer_does_the_same_work_as_ours(rng, mode, mean):
     x, dy = (rng.normal(size=[64, 3]).astype("float32") for _ in range(2))
     x += np.float32(mean)
     results = [
@@ -75,7 +94,7 @@ def test_keras_and_ours_do_the_same_work(rng, mode, mean):
         assert reference.error(ours, theirs) < 1e-4
 
 
-def test_pytorch_does_the_same_work(rng):
+def test_pytorch_layer_does_the_same_work_as_ours(rng):
     pytest.importorskip("torch")
     x, dy = (rng.normal(size=[64, 4, 3]).astype("float32") for _ in range(2))
     theirs = bench_layer._torch(x, dy, -1, "training", 0.0, calls=1)()
@@ -85,7 +104,7 @@ def test_pytorch_does_the_same_work(rng):
     )
 
 
-def test_pytorch_of_a_gpu_is_left_out_where_it_sees_none(monkeypatch):
+def test_torch_device_is_none_for_a_gpu_that_pytorch_does_not_see(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert timing.torch_device("cpu:1") == "cpu"
@@ -93,6 +112,9 @@ def test_pytorch_of_a_gpu_is_left_out_where_it_sees_none(monkeypatch):
     assert timing.torch_device("gpu:1") is None
 
 
-def test_bad_arguments():
-    with pytest.raises(ValueError, match="repeats=0"):
-        bench_layer.layer(repeats=0)
+@pytest.mark.parametrize(("repeats", "error"), [(0, ValueError), (True, TypeError), (1.5, TypeError)])
+def test_layer_rejects_repeats_that_are_not_a_positive_integer(repeats, error):
+    with pytest.raises(
+        error, match=f"`repeats` must be an integer, 1 or more. Received: repeats={repeats}"
+    ):
+        bench_layer.layer(repeats=repeats)

@@ -1,12 +1,13 @@
-"""No timing is asserted: that every peer trains, and the arithmetic of the table."""
+"""Every peer of `bench.solver` trains, and its table is right; no time is asserted."""
 
 import keras
 import pytest
 
+from tfbn.bench import peers, timing
 from tfbn.bench import solver as bench_solver
 
 
-def test_every_peer_trains_the_same_nets():
+def test_peers_train_the_same_nets_to_the_same_loss():
     first = {row["name"]: row["loss"] for row in bench_solver.solver(steps=20, repeats=1)["rows"]}
     result = bench_solver.solver(steps=200, repeats=1)
     assert list(first)[:3] == ["tfbn", "keras.Model.fit", "keras.Model.fit, XLA, 200 steps a call"]
@@ -19,20 +20,30 @@ def test_every_peer_trains_the_same_nets():
     assert result["rows"][1]["ratio"] == pytest.approx(
         result["rows"][1]["microseconds"] / result["rows"][0]["microseconds"]
     )
+    table = bench_solver.table(result)
+    assert table.startswith("A training step of both nets, batch 32, on cpu:0 (")
+    assert ["µs", "fastest", "slowest", "epochs/s", "x", "ours"] in [
+        line.split() for line in table.splitlines()
+    ]
     for row in result["rows"]:
-        assert f"{row['microseconds']:.0f}" in bench_solver.table(result)
+        (line,) = [line for line in table.splitlines() if line.startswith(f"{row['name']}  ")]
+        times = [f"{row[key]:.0f}" for key in ("microseconds", "fastest", "slowest")]
+        cells = [*times, f"{row['epochs_per_second']:.2f}", f"{row['ratio']:.2f}"]
+        assert line.removeprefix(row["name"]).split() == cells
 
 
-def test_peers_on_a_stream():
+def test_stream_trains_tfbn_and_keras_on_one_dataset():
     result = bench_solver.solver(steps=50, repeats=1, stream=True)
     names = ["tfbn", "keras.Model.fit", "keras.Model.fit, XLA, 200 steps a call"]
     assert [row["name"] for row in result["rows"]] == names
     for row in result["rows"]:
         assert row["loss"] == pytest.approx(result["rows"][0]["loss"], rel=0.2)
-    assert "32 of a tf.data.Dataset, on cpu:0" in bench_solver.table(result)
+    table = bench_solver.table(result)
+    assert "32 of a tf.data.Dataset, on cpu:0" in table
+    assert max(map(len, table.splitlines())) <= 100
 
 
-def test_on_the_device_it_is_told(monkeypatch):
+def test_peers_run_on_the_named_device(monkeypatch):
     """The second CPU stands for a GPU."""
     nets = []
 
@@ -41,10 +52,11 @@ def test_on_the_device_it_is_told(monkeypatch):
             super().__init__(*arguments, **options)
             nets.append(self)
 
-    ours = bench_solver._ours
-    monkeypatch.setattr(bench_solver.keras, "Sequential", Watched)
-    monkeypatch.setattr(bench_solver, "_ours", lambda *given: nets.append(given[-1]) or ours(*given))
-    monkeypatch.setattr(bench_solver.timing, "is_installed", lambda name: False)
+    ours = peers.tfbn_epoch
+    monkeypatch.setattr(keras, "Sequential", Watched)
+    monkeypatch.setattr(peers, "tfbn_epoch", lambda *data: nets.append(data[-1]) or ours(*data))
+    monkeypatch.setattr(timing, "torch_device", lambda device: None)
+    monkeypatch.setattr(peers, "jax_device", lambda device: None)
     result = bench_solver.solver(steps=5, repeats=1, device="cpu:1")
     assert nets.pop(0) == "cpu:1"
     places = {v.value.device[-5:] for net in nets for v in (*net.variables, *net.optimizer.variables)}
@@ -52,25 +64,33 @@ def test_on_the_device_it_is_told(monkeypatch):
     assert result["device"].startswith("cpu:1 (")
 
 
-def test_peers_that_the_device_cannot_run_are_left_out(monkeypatch):
+def test_peers_are_left_out_where_the_device_does_not_run_them(monkeypatch):
     def alternate(peers, repeats, on_run):
         return {name: [1.0] for name in peers}, dict.fromkeys(peers, 0.0)
 
-    monkeypatch.setattr(bench_solver.timing, "alternate", alternate)
-    monkeypatch.setattr(bench_solver.timing, "torch_device", lambda device: None)
-    monkeypatch.setattr(bench_solver, "_jax_device", lambda device: None)
+    monkeypatch.setattr(timing, "alternate", alternate)
+    monkeypatch.setattr(timing, "torch_device", lambda device: None)
+    monkeypatch.setattr(peers, "jax_device", lambda device: None)
     monkeypatch.setattr(bench_solver, "xla_works", lambda device: False)
     rows = bench_solver.solver(steps=5, repeats=1)["rows"]
     assert [row["name"] for row in rows] == ["tfbn", "keras.Model.fit"]
 
 
-def test_jax_of_a_gpu_is_left_out_where_it_sees_none():
+def test_jax_device_is_none_for_a_gpu_that_jax_does_not_see():
     jax = pytest.importorskip("jax")
-    assert bench_solver._jax_device("cpu:1") == jax.devices("cpu")[0]
-    assert bench_solver._jax_device("gpu:99") is None
+    assert peers.jax_device("cpu:1") == jax.devices("cpu")[0]
+    assert peers.jax_device("gpu:99") is None
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 1719}, {"repeats": 0}])
-def test_bad_arguments(options):
-    with pytest.raises(ValueError, match="from 1 to 1718"):
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"steps": 0}, ValueError, "from 1 to 1,718. Received: steps=0"),
+        ({"steps": 1719}, ValueError, "from 1 to 1,718. Received: steps=1719"),
+        ({"repeats": 0}, ValueError, "1 or more. Received: repeats=0"),
+        ({"steps": 1.5}, TypeError, "Received: steps=1.5"),
+    ],
+)
+def test_solver_rejects_steps_and_repeats_outside_the_limits(options, error, message):
+    with pytest.raises(error, match=message):
         bench_solver.solver(**options)

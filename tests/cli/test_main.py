@@ -1,21 +1,15 @@
-"""The command as a process: what it prints, writes and returns."""
+"""The command as a whole, devices and bench: what they print and return."""
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import threading
 from importlib.metadata import version
 from pathlib import Path
 
-import conftest
-import keras
 import numpy as np
 import pytest
 
-import tfbn
 from tfbn.cli import main as cli
 
 COMMAND = str(Path(sys.executable).with_name("tfbn"))
@@ -40,7 +34,7 @@ def tfbn_command(*arguments, cwd, timeout=300, **more):
 
 
 def in_process(monkeypatch, capfd, cwd, *arguments):
-    """The same without a process of its own, since TensorFlow takes seconds to start."""
+    """Run the command here, because TensorFlow takes seconds to start: exit code, standard error."""
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["tfbn", *map(str, arguments)])
     for name, value in OFFLINE.items():
@@ -48,156 +42,6 @@ def in_process(monkeypatch, capfd, cwd, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code, capfd.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def sample_run(tmp_path_factory):
-    """What a stranger gets without network and without prepared data."""
-    folder = tmp_path_factory.mktemp("sample")
-    done = tfbn_command(
-        "compare", "--quick", "--seeds", 2, "--out", "run", "--data-dir", "nothing", cwd=folder, **OFFLINE
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, done
-
-
-def test_without_network_it_says_so_everywhere(sample_run):
-    folder, done = sample_run
-    warning = [line for line in done.stderr.splitlines() if line]
-    assert len(warning) == 1, "one plain line, and nothing else on standard error"
-    assert warning[0].startswith("Warning: No mnist in")
-    assert "the MNIST sample (5,000) stands in for it" in warning[0]
-    assert done.stdout.splitlines()[1].startswith("MNIST sample (5,000) from embedded sample")
-    assert "MNIST sample (5,000): " in done.stdout
-    results = json.loads((folder / "run" / "results.json").read_text())
-    assert results["dataset"]["title"] == "MNIST sample (5,000)"
-    assert [results["dataset"][split] for split in ("train", "validation", "test")] == [4000, 500, 500]
-
-
-def test_the_files_it_leaves(sample_run):
-    folder, _ = sample_run
-    run = folder / "run"
-    results = json.loads((run / "results.json").read_text())
-    assert results["command"] == "tfbn compare --quick --seeds 2 --out run --data-dir nothing"
-    assert {"versions", "device", "jit", "dataset", "records", "test"} <= set(results)
-    assert len(results["records"]) == 2 * 2 * 2, "--quick is two epochs, but --seeds was given"
-    assert len((run / "history.csv").read_text().splitlines()) == 9
-    assert len(list((run / "figures").glob("*.png"))) == 5
-    sample = tfbn.data.sample()
-    assert results["dataset"]["sha256"] == sample.sha256
-    for arm, norms in (("batchnorm", 2), ("plain", 0)):
-        assert (run / "models" / arm / "saved_model.pb").exists()
-        model = keras.models.load_model(run / "models" / f"{arm}.keras")
-        assert sum(isinstance(layer, tfbn.BatchNormalization) for layer in model.layers) == norms
-        loss, accuracy = model.evaluate(*sample.test, verbose=0)
-        (told,) = [r for r in results["test"] if r["arm"] == arm and r["seed"] == 1]
-        assert (told["loss"], told["accuracy"]) == pytest.approx((loss, accuracy), rel=1e-4)
-        assert accuracy > 0.5
-
-
-def test_prints_a_line_an_epoch_a_table_and_where_the_files_are(sample_run):
-    folder, done = sample_run
-    lines = done.stdout.splitlines()
-    assert sum(line.startswith(("seed 0 epoch", "seed 1 epoch")) for line in lines) == 8
-    assert any(line.startswith("arm ") and "test accuracy" in line for line in lines)
-    assert lines[-1] == str(folder / "run")
-
-
-def test_will_not_overwrite(sample_run, monkeypatch, capfd):
-    folder, _ = sample_run
-    before = sorted(folder.rglob("*"))
-    code, errors = in_process(monkeypatch, capfd, folder, "compare", "--out", "run")
-    assert code == 2
-    assert errors == (f"Error: {folder / 'run'} exists already. Choose another folder, or remove it.\n")
-    assert sorted(folder.rglob("*")) == before
-
-
-def test_json_alone_on_standard_output(tmp_path):
-    prepared = conftest.PREPARED if conftest.PREPARED.exists() else tmp_path / "nothing"
-    options = {
-        "--out": "run",
-        "--data-dir": prepared,
-        "--seed": 7,
-        "--hidden": "8",
-        "--activation": "tanh",
-        "--optimizer": "sgd",
-        "--learning-rate": 0.1,
-        "--batch-size": 50,
-        "--validation-size": 450,
-        "--precision": "mixed_bfloat16",
-        "--device": "cpu",
-    }
-    flat = [part for option in options.items() for part in option]
-    done = tfbn_command("compare", "--quick", "--json", *flat, cwd=tmp_path, **OFFLINE)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
-    assert results == json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["dataset"]["validation"] == 450
-    assert {record["seed"] for record in results["records"]} == {7}
-    settings = results["settings"]
-    assert settings["precision"] == "mixed_bfloat16"
-    assert settings["optimizer"]["class_name"] == "SGD"
-    assert settings["optimizer"]["config"]["learning_rate"] == 0.1
-    assert settings["batch_size"] == 50
-    assert settings["arms"]["plain"]["parameters"] == 784 * 8 + 8 + 8 * 10 + 10
-    plain = keras.models.load_model(tmp_path / "run" / "models" / "plain.keras")
-    assert plain.get_config()["activation"] == "tanh"
-
-
-def test_ctrl_c_keeps_the_epochs_that_finished(tmp_path):
-    process = subprocess.Popen(
-        [COMMAND, "compare", "--epochs", "5000", "--out", "run", "--data-dir", "nothing"],
-        cwd=tmp_path,
-        env=environment(PYTHONUNBUFFERED="1", **OFFLINE),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell that runs the tests in the background has them ignore the signal, and their children, too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    alarm = threading.Timer(200, process.kill)
-    alarm.start()
-    for line in process.stdout:
-        if "epoch  3" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    alarm.cancel()
-    assert process.returncode == 130, errors
-    assert "Interrupted: kept" in errors
-    assert "Traceback" not in errors
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["interrupted"]
-    assert len(results["records"]) >= 3
-    assert (tmp_path / "run" / "models" / "batchnorm.keras").exists()
-
-
-BAD = [
-    (["--dataset", "mnits"], "Unknown data set 'mnits'. Did you mean mnist"),
-    (["--dataset", "cifar10"], "Connect to the network once"),
-    (["--no-fallback"], "Connect to the network once"),
-    (["--device", "gpu:7"], "No device 'gpu:7'. Available: auto, cpu:0"),
-    (["--optimizer", "adma"], "Unknown optimizer 'adma'"),
-    (["--activation", "rellu"], "rellu"),
-    (["--precision", "float8"], "Unknown precision 'float8'"),
-    (["--batch-size", "0"], "0 is not in the range x>=1"),
-    (["--batch-size", "4001"], "from 1 to 4,000"),
-    (["--epochs", "0"], "0 is not in the range x>=1"),
-    (["--seeds", "0"], "'--seeds': 0 is not in the range 1<=x<=1000"),
-    (["--seeds", "10000"], "'--seeds': 10000 is not in the range 1<=x<=1000"),
-    (["--hidden", "32,0"], "(32, 0)"),
-    (["--hidden", "32;32"], "no list of integers"),
-    (["--hidden", ""], "no list of integers"),
-    (["--learning-rate", "-1"], "-1.0 is not in the range x>=0"),
-    (["--validation-size", "2500"], "from 1 to 2,499"),
-    (["--epochs", "many"], "'many' is not a valid integer"),
-    (["--no-such-option"], "No such option"),
-    (["--learning-rate", "nan"], "learning_rate=nan"),
-    (["--seeds", "99999999999999999999999"], "is not in the range"),
-    (["--dataset", "[/x]"], "Unknown data set '[/x]'"),
-    (["--hidden", "1000000000000"], "does not fit into memory"),
-    (["--out", "/proc/nowhere/run"], "cannot be written"),
-]
 
 
 def check_bad(code, stderr, message, folder):
@@ -209,6 +53,7 @@ def check_bad(code, stderr, message, folder):
     assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value))
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, arguments, message):
     given = ("compare", "--data-dir", "nothing", *arguments)
@@ -251,6 +96,9 @@ finally:
 
 
 def test_bare_command_is_help(monkeypatch, capsys):
+=======
+def test_command_without_arguments_prints_its_help(monkeypatch, capsys):
+>>>>>>> cli
     monkeypatch.setattr(sys, "argv", ["tfbn"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -258,21 +106,21 @@ def test_bare_command_is_help(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("Usage: tfbn")
 
 
-def test_devices(tmp_path):
+def test_devices_prints_json_and_a_table(tmp_path):
     done = tfbn_command("devices", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    cpu = found["devices"][0]
+    result = json.loads(done.stdout)
+    cpu = result["devices"][0]
     assert cpu["name"] == "cpu:0"
     assert cpu["hardware"] == f"{os.cpu_count()} cores"
     assert cpu["trains"] is cpu["xla"] is True
     assert cpu["failure"] is None
-    assert found["auto"] in {device["name"] for device in found["devices"]}
-    assert found["versions"]["tfbn"] == version("tfbn")
+    assert result["auto"] in {device["name"] for device in result["devices"]}
+    assert result["versions"]["tfbn"] == version("tfbn")
     lines = done.stderr.splitlines()
     assert lines[0].split() == ["device", "hardware", "memory", "capability", "trains", "XLA"]
     assert lines[1].split() == ["cpu:0", str(os.cpu_count()), "cores", "yes", "yes"]
-    assert f"--device auto takes {found['auto']}." in lines
+    assert f"--device auto takes {result['auto']}." in lines
     for package in ("tfbn", "tensorflow", "keras"):
         assert [line for line in lines if line.split()[:2] == [package, version(package)]] or [
             line for line in lines if line.startswith(package) and f"{version(package)}, built for" in line
@@ -280,7 +128,7 @@ def test_devices(tmp_path):
     assert len(lines) < 24, "one screen, and nothing of TensorFlow's"
 
 
-def test_python_m_keeps_the_code_of_a_signal_amid_executed_text(tmp_path):
+def test_python_m_keeps_the_exit_code_of_a_signal_amid_executed_text(tmp_path):
     """Such as the making of a dataclass."""
     text = """import sys
 sys.argv = ["tfbn"]  # Which needs no TensorFlow.
@@ -296,13 +144,13 @@ main()
 
 
 @pytest.mark.parametrize("command", ["solver", "layer"])
-def test_bench_on_a_device_that_is_not_there(tmp_path, monkeypatch, capfd, command):
+def test_bench_rejects_a_device_that_does_not_exist(tmp_path, monkeypatch, capfd, command):
     code, errors = in_process(monkeypatch, capfd, tmp_path, "bench", command, "--device", "tpu")
     assert code == 2
     assert errors == "Error: No device 'tpu'. Available: auto, cpu:0, cpu:1.\n"
 
 
-def test_bench_solver(tmp_path, monkeypatch, capfd):
+def test_bench_solver_prints_json_and_rejects_bad_steps(tmp_path, monkeypatch, capfd):
     done = tfbn_command("bench", "solver", "--steps", 20, "--repeats", 1, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
@@ -313,7 +161,15 @@ def test_bench_solver(tmp_path, monkeypatch, capfd):
     assert len(errors.splitlines()) == 1
 
 
-def test_bench_layer(tmp_path, monkeypatch, capfd):
+def test_bench_layer_rejects_bad_repeats(tmp_path, monkeypatch, capfd):
     code, errors = in_process(monkeypatch, capfd, tmp_path, "bench", "layer", "--repeats", 0)
     assert code == 2
     assert len(errors.splitlines()) == 1 and "`repeats`" in errors
+
+
+def test_error_without_a_message_is_named_by_its_class(monkeypatch, capfd, tmp_path):
+    def fail(**options):
+        raise TimeoutError
+
+    monkeypatch.setattr(cli.cli, "main", fail)
+    assert in_process(monkeypatch, capfd, tmp_path) == (2, "Error: TimeoutError\n")

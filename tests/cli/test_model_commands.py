@@ -1,4 +1,4 @@
-"""The commands on a finished model, as a process and by their bad inputs."""
+"""The commands on a finished model, as a process and with bad input."""
 
 import json
 import sys
@@ -13,13 +13,14 @@ from test_main import OFFLINE, tfbn_command
 import tfbn
 from tfbn.cli import main as cli
 from tfbn.layers import inspection
+from tfbn.layers.masked_identity import MaskedIdentity
 
 DATA = conftest.PREPARED if conftest.PREPARED.exists() else "nothing"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model whose averages have seen nothing."""
+    """Files of models, whose averages have not been updated, and of something else."""
     folder = tmp_path_factory.mktemp("models")
     tfbn.Model(784, 10, (8,), seed=0).save(folder / "model.keras")
     keras.Sequential([keras.Input([784]), keras.layers.Dense(2)]).save(folder / "plain.keras")
@@ -33,7 +34,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_diagnose(folder):
+def test_diagnose_prints_json_and_writes_a_figure(folder):
     done = tfbn_command(
         *("diagnose", "model.keras", "--data-dir", DATA, "--steps", 0, "--json", "--out", "figure.png"),
         cwd=folder,
@@ -47,7 +48,7 @@ def test_diagnose(folder):
     assert (folder / "figure.png").exists()
 
 
-def test_recalibrate_then_fold(folder):
+def test_recalibrate_writes_exact_averages_and_fold_keeps_the_outputs(folder):
     options = ("--data-dir", DATA, "--split", "test", "--out", "new.keras")
     done = tfbn_command("recalibrate", "model.keras", *options, cwd=folder, **OFFLINE)
     assert done.returncode == 0, done.stderr
@@ -64,12 +65,19 @@ def test_recalibrate_then_fold(folder):
     np.testing.assert_allclose(folded(x[:9]), new(x[:9]), rtol=1e-4, atol=1e-5)
 
 
-def test_export(folder):
+def test_export_writes_a_savedmodel(folder):
     done = tfbn_command("export", "model.keras", "--out", "served", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "served" / "savedmodel" / "saved_model.pb").exists()
     assert json.loads((folder / "served" / "export.json").read_text())["rows"]
     assert done.stdout.splitlines()[-1] == "Saved in served"
+
+
+def test_export_loads_the_classes_that_tfbn_registers(tmp_path):
+    stack = [keras.Input([4]), keras.layers.Dense(3), MaskedIdentity()]
+    keras.Sequential(stack).save(tmp_path / "twin.keras")
+    done = tfbn_command("export", "twin.keras", "--out", "served", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 BAD = [
@@ -79,7 +87,7 @@ BAD = [
     (["diagnose", "zip.keras"], "zip.keras holds no model that Keras can read"),
     (["diagnose", "code.keras"], "code.keras holds no model that Keras can read"),
     (["diagnose", "plain.keras"], "has no batch normalization layer"),
-    (["diagnose", "images.keras"], "MODEL takes examples of the shape (8, 8, 1), MNIST"),
+    (["diagnose", "images.keras"], "MODEL reads examples of the shape (8, 8, 1), MNIST"),
     (["diagnose", "model.keras", "--dataset", "mnits"], "Unknown data set 'mnits'"),
     (["diagnose", "model.keras", "--out", "nowhere/figure.png"], "nowhere/figure.png"),
     (["recalibrate", "model.keras", "--out", "nowhere/new.keras"], "nowhere/new.keras cannot be written"),
@@ -94,7 +102,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value))
-def test_bad_input_is_one_line_and_leaves_nothing(folder, monkeypatch, capfd, arguments, message):
+def test_model_command_rejects_bad_input_in_one_line_and_writes_nothing(
+    folder, monkeypatch, capfd, arguments, message
+):
     monkeypatch.chdir(folder)
     before = sorted(folder.rglob("*"))
     data = ["--data-dir", str(DATA)] if arguments[0] in ("diagnose", "recalibrate") else []

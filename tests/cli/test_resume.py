@@ -1,4 +1,4 @@
-"""Commands that are cut off, as processes: nothing is lost, and --resume comes to the same end."""
+"""Interrupted commands, as processes: nothing is lost, and --resume gives the same result."""
 
 import json
 import operator
@@ -46,15 +46,15 @@ def wait_for(process, text):
 
 def results(folder):
     """All but times, and the command."""
-    found = json.loads((folder / "results.json").read_text())
-    for record in found["records"]:
+    content = json.loads((folder / "results.json").read_text())
+    for record in content["records"]:
         del record["seconds"]
-    return found | {"command": None}
+    return content | {"command": None}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The run that nothing cut off."""
+    """A run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     code, _, error = finish(start(folder, "compare", *OPTIONS, "--out", "run"))
     assert code == 0, error
@@ -72,12 +72,12 @@ def assert_same(folder, whole):
                 np.testing.assert_array_equal(value, expected)
 
 
-def test_killed_twice_it_comes_to_the_same_end(tmp_path, whole):
+def test_resume_after_two_kills_gives_the_same_bits(tmp_path, whole):
     command = ("compare", *OPTIONS, "--out", "run")
     for text in ("seed 5 epoch  2", "seed 6 epoch  2"):
         process = start(tmp_path, *command, "--resume")
         if text == "seed 5 epoch  2":
-            wait_for(process, "Nothing was cut off: it begins anew.")
+            wait_for(process, "Nothing to resume: the run starts from the beginning.")
         wait_for(process, text)
         process.send_signal(signal.SIGKILL)
         assert finish(process)[0] == -signal.SIGKILL
@@ -85,10 +85,7 @@ def test_killed_twice_it_comes_to_the_same_end(tmp_path, whole):
 
     code, _, error = finish(start(tmp_path, *command))
     assert code == 2
-    assert (
-        "run.unfinished holds a run that was cut off, or goes on. Add --resume, or take another OUT."
-        in error
-    )
+    assert "run.unfinished holds an unfinished run, which may still be going on. Add --resume" in error
     code, _, error = finish(start(tmp_path, *command, "--epochs", 4, "--resume"))
     assert code == 2
     assert "epochs was 3 and is 4" in error and len(error.splitlines()) == 2, "after that on the sample"
@@ -97,23 +94,23 @@ def test_killed_twice_it_comes_to_the_same_end(tmp_path, whole):
     code, _, error = finish(start(tmp_path, *command, "--resume"))
     assert code == 0, error
     assert_same(tmp_path / "run", whole)
-    told = json.loads((tmp_path / "run" / "results.json").read_text())["command"]
-    assert told.endswith("--out run --resume")
+    command_line = json.loads((tmp_path / "run" / "results.json").read_text())["command"]
+    assert command_line.endswith("--out run --resume")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
     code, out, _ = finish(start(tmp_path, *command, "--resume"))
     assert code == 0
-    assert "was finished" in out and "P(improvement)" in out
+    assert "is finished" in out and "P(improvement)" in out
 
 
-def test_terminated_it_keeps_what_was_done_and_goes_on(tmp_path, whole):
+def test_sigterm_writes_finished_epochs_and_resume_gives_the_same_bits(tmp_path, whole):
     process = start(tmp_path, "compare", *OPTIONS)
     wait_for(process, "seed 5 epoch  2")
     process.send_signal(signal.SIGTERM)
     code, out, error = finish(process)
     assert code == 143, error
     assert "Interrupted: kept" in error and "Traceback" not in error
-    assert "with --resume" in out
+    assert "To resume, add --resume to the same command." in out
     results_, state = sorted((tmp_path / "runs").iterdir())
     assert state.name == results_.name + ".unfinished"
     assert json.loads((results_ / "results.json").read_text())["interrupted"]
@@ -125,7 +122,7 @@ def test_terminated_it_keeps_what_was_done_and_goes_on(tmp_path, whole):
     assert_same(results_, whole)
 
 
-def test_a_full_disk_costs_the_files_and_not_the_answer(tmp_path, whole):
+def test_full_disk_prints_the_result_and_writes_no_files(tmp_path, whole):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # No file may grow larger.
 
@@ -135,13 +132,13 @@ def test_a_full_disk_costs_the_files_and_not_the_answer(tmp_path, whole):
     _, state, *_, last = error.splitlines()
     assert "cannot be written" in state and "training goes on" in state
     assert last.startswith("Error: ") and "too large" in last
-    told = (whole / "report.html").read_text()
+    report = (whole / "report.html").read_text()
     (row,) = [line for line in out.splitlines() if line.startswith("batchnorm ")]
-    assert row.split()[1] in told, "the result is on the screen"
+    assert row.split()[1] in report, "the result is on the screen"
     assert not (tmp_path / "run").exists()
 
 
-def test_an_output_folder_that_is_deleted_meanwhile(tmp_path, whole):
+def test_results_are_written_though_the_folder_was_deleted_during_the_training(tmp_path, whole):
     process = start(tmp_path, "compare", *OPTIONS, "--out", "there/run")
     wait_for(process, "seed 5 epoch  1")
     shutil.rmtree(tmp_path / "there")
@@ -150,8 +147,8 @@ def test_an_output_folder_that_is_deleted_meanwhile(tmp_path, whole):
     assert_same(tmp_path / "there" / "run", whole)
 
 
-def test_folders_that_become_read_only(tmp_path, whole):
-    """The answer is on the screen, what was written before stays, and a resume makes up for the rest."""
+def test_read_only_folders_print_the_result_and_resume_writes_it(tmp_path, whole):
+    """The checkpoints from before stay."""
     root = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.getuid() == 0 else []
     if root and shutil.which("setpriv") is None:
         pytest.skip("nothing here takes from root its right to write everywhere")
@@ -177,7 +174,7 @@ def test_folders_that_become_read_only(tmp_path, whole):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="asks Linux what a process has loaded")
-def test_interrupted_amid_the_import_of_tensorflow(tmp_path, number):
+def test_signal_during_the_import_of_tensorflow_ends_in_one_line(tmp_path, number):
     """An exception there gets lost, or crashes the process."""
     process = start(tmp_path, "compare", *OPTIONS)
     while "tensorflow" not in Path(f"/proc/{process.pid}/maps").read_text():

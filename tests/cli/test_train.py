@@ -1,4 +1,4 @@
-"""The commands run, recipes and report; compare is in test_main.py."""
+"""The commands run, recipes and report; compare is in test_compare_command.py."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def command(tmp_path, monkeypatch, capfd):
     return run
 
 
-def test_lists_the_recipes(command):
+def test_recipes_lists_names_questions_and_costs(command):
     code, out, _ = command("recipes")
     assert code == 0
     for name, recipe in RECIPES.items():
@@ -40,7 +40,7 @@ def test_lists_the_recipes(command):
         assert recipe.cost in out
 
 
-def test_shows_a_recipe(command):
+def test_recipes_shows_the_settings_of_a_recipe(command):
     code, out, _ = command("recipes", "depth")
     assert code == 0
     assert RECIPES["depth"].question in out
@@ -48,7 +48,7 @@ def test_shows_a_recipe(command):
     assert re.search(r"^learning_rate +0.01$", out, re.MULTILINE)
 
 
-def test_runs_a_sweep(command, tmp_path):
+def test_run_trains_a_sweep_and_report_writes_its_page_again(command, tmp_path):
     options = {
         "--values": "0.1,he_normal",
         "--epochs": 2,
@@ -84,7 +84,7 @@ def test_runs_a_sweep(command, tmp_path):
     assert (tmp_path / "run" / "results.json").read_text() == before
 
 
-def test_a_folder_that_comes_in_between_costs_no_results(command, tmp_path, monkeypatch):
+def test_run_writes_elsewhere_if_its_folder_appears_during_the_training(command, tmp_path, monkeypatch):
     from tfbn.recipes import run as experiment
 
     run = experiment.run
@@ -112,14 +112,14 @@ WAVE = ["run", "wave", "--quick", "--epochs", 2, "--steps-per-epoch", 2]
 
 @pytest.fixture
 def cut_off(command, monkeypatch):
-    """Run the command, and let Ctrl-C come in the first epoch of the run."""
+    """Run the command, and interrupt it by Ctrl-C in the first epoch."""
     from tfbn.comparison.programs import Program
 
     def run(*arguments):
-        def interrupt(*given):
+        def interrupt(*arguments):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.5)  # For it to arrive.
-            return train_epoch(*given)
+            return train_epoch(*arguments)
 
         train_epoch = Program._train_epoch
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -131,7 +131,7 @@ def cut_off(command, monkeypatch):
     return run
 
 
-def test_without_a_name_the_newest_is_resumed(command, cut_off, tmp_path):
+def test_resume_without_out_takes_the_newest_run(command, cut_off, tmp_path):
     for name in ("first", "second"):
         cut_off(*WAVE, "--out", f"runs/wave-{name}")
     for name, age in (("first", 0), ("second", 1000)):
@@ -140,15 +140,15 @@ def test_without_a_name_the_newest_is_resumed(command, cut_off, tmp_path):
     code, out, error = command(*WAVE, "--resume")
     assert code == 0, error
     assert out.splitlines()[-1] == str(tmp_path / "runs" / "wave-first")
-    kept = {path.name for path in (tmp_path / "runs").iterdir()}
-    assert kept == {"wave-first", "wave-second", "wave-second.unfinished"}
+    folders = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert folders == {"wave-first", "wave-second", "wave-second.unfinished"}
 
 
-def test_a_finished_run_of_other_settings_is_not_shown(command, tmp_path):
+def test_resume_shows_a_finished_run_of_the_same_settings_only(command, tmp_path):
     code, first, error = command(*WAVE, "--out", "run")
     assert code == 0, error
     code, out, _ = command(*WAVE, "--out", "run", "--resume")
-    assert code == 0 and "Nothing to go on with" in out
+    assert code == 0 and "Nothing to resume: the run in run is finished." in out
     table = [line for line in first.splitlines() if line.startswith("batchnorm ")]
     assert table and set(table) <= set(out.splitlines())
     for other in ([*WAVE, "--seed", 3], ["run", "side-by-side", "--quick"]):
@@ -157,16 +157,16 @@ def test_a_finished_run_of_other_settings_is_not_shown(command, tmp_path):
         assert error == "Error: run holds a finished run of another recipe or other settings.\n"
 
 
-def test_an_empty_folder_begins_anew(command, tmp_path):
+def test_resume_in_an_empty_folder_starts_from_the_beginning(command, tmp_path):
     (tmp_path / "run").mkdir()
     code, out, error = command(*WAVE, "--out", "run", "--resume")
     assert code == 0, error
-    assert "Nothing was cut off: it begins anew." in out
+    assert "Nothing to resume: the run starts from the beginning." in out
     assert (tmp_path / "run" / "results.json").exists()
 
 
-def test_what_was_there_before_stays(command, tmp_path):
-    """A folder by the name of the state, which is none."""
+def test_run_rejects_and_preserves_a_state_folder_that_holds_something_else(command, tmp_path):
+    """The folder has the name of a training state."""
     (tmp_path / "run.unfinished").mkdir()
     (tmp_path / "run.unfinished" / "thesis.tex").touch()
     for more in ([], ["--resume"]):
@@ -194,13 +194,13 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value))
-def test_bad_input_is_one_line_and_leaves_nothing(command, tmp_path, arguments, message):
+def test_command_rejects_bad_input_in_one_line_and_writes_nothing(command, tmp_path, arguments, message):
     code, _, error = command(*arguments)
     check_bad(code, error, message, tmp_path)
 
 
 @pytest.mark.skipif(not conftest.PREPARED.exists(), reason="no prepared data sets beside the checkout")
-def test_an_impossible_size(command, tmp_path):
+def test_run_rejects_a_train_size_above_the_data_set(command, tmp_path):
     code, _, error = command(
         "run", "mnist-init-scale", "--train-size", 60000, "--data-dir", conftest.PREPARED
     )

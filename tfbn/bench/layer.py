@@ -1,24 +1,27 @@
-"""How long one batch normalization layer takes on this machine: ours beside Keras', PyTorch's and a copy.
+"""Time one batch normalization layer on this machine: ours beside Keras', PyTorch's and a copy.
 
-Training is forward, backward and the update of the averages, in one call of a compiled function. A call
-costs 0.2 ms by itself, ours and Keras' alike: small shapes are compared by what is left.
+Training is forward, backward and the update of the averages, in one call of a compiled function. The call
+itself costs 0.2 ms in ours and Keras' alike, so small shapes differ in the remaining time only.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfbn.bench import timing
+from tfbn.foundation.arguments import integer
 from tfbn.layers.batch_normalization import BatchNormalization
 from tfbn.runtime.devices import find_device
 from tfbn.runtime.selftest import check_trains, xla_works
 
-ELEMENTS = 2**24  # a layer, in one timed run
-PAUSE = 0.02  # seconds
+ELEMENTS_PER_RUN = 2**24  # of the input, in all calls of one timed run
+PAUSE_SECONDS = 0.02
 SHAPES = [
     ((32, 128), -1),
     ((256, 1024), -1),
@@ -36,25 +39,31 @@ CASES = [
 ]
 
 
-def layer(repeats=7, device="auto", cases=CASES, on_case=None):
-    """Time a layer in each case, its peers in turn in one process.
+def layer(
+    repeats: int = 7,
+    device: str = "auto",
+    cases: Iterable[tuple] = CASES,
+    on_case: Callable[[str], object] | None = None,
+) -> dict[str, Any]:
+    """Time a layer in each case, its peers alternately in one process.
 
     Args:
-        repeats: int, runs of each peer in each case. The first, which compiles, is not counted.
-            Default 7.
-        device: str, as in `tfbn.devices.find_device`. Default "auto": the first GPU, else the CPU.
-        cases: list of ((shape, axis), "training" or "inference", "graph" or "XLA", dtype policy, mean
-            of the standard normal inputs). Default `CASES`. Those of XLA are left out where it fails.
-        on_case: function that is told each case. Default None.
+        repeats: runs of each peer in each case, after one that compiles and is not counted. Default 7.
+        device: as in `tfbn.devices.find_device`. Default "auto": the first GPU, else the CPU.
+        cases: ((shape, axis), "training" or "inference", "graph" or "XLA", dtype policy, mean of the
+            standard normal inputs). Default `CASES`. Cases of XLA are left out where XLA fails.
+        on_case: called with the description of each case. Default None.
 
     Returns:
-        dict: `rows`, one a case with its settings, `milliseconds` of "tfbn", "keras", "torch" (eager,
-        beside graph and float32, where installed for the device) and "copy" (of the input), medians, and
-        `ratio`, the same over tfbn's; and where they come from.
+        `rows`, one for each case with its settings, and where the numbers come from. A row has the median
+        `milliseconds` of "tfbn", "keras", "torch" (eager; beside graph and float32 only, where installed
+        for the device) and "copy" (of the input), and `ratio`, the same divided by tfbn's.
 
     Raises:
-        ValueError: `repeats` is below 1, or there is no such device, or none that trains.
+        TypeError: `repeats` is not an integer.
+        ValueError: `repeats` is below 1, the device does not exist, or no network trains on it.
     """
+    repeats = integer("repeats", repeats, at_least=1)
     device = find_device(device)
     check_trains(device)
     rows = []
@@ -63,50 +72,52 @@ def layer(repeats=7, device="auto", cases=CASES, on_case=None):
             continue
         case = dict(shape=list(shape), axis=axis, run=run, mode=mode, dtype=dtype, mean=mean)
         if on_case is not None:
-            on_case(_words(case))
-        calls = min(100, max(1, ELEMENTS // int(np.prod(shape))))
-        with tf.device(device):
-            peers = _peers(**case, calls=calls, torch_device=timing.torch_device(device))
-            times, _ = timing.alternate(peers, repeats, pause=PAUSE)
-        milliseconds = {name: float(np.median(seconds)) / calls * 1e3 for name, seconds in times.items()}
-        ratio = {name: value / milliseconds["tfbn"] for name, value in milliseconds.items()}
-        rows.append(case | {"milliseconds": milliseconds, "ratio": ratio})
+            on_case(" ".join(_labels(case)))
+        rows.append(case | _time(case, repeats, device))
     return {"rows": rows, "repeats": repeats, **timing.provenance(device)}
 
 
-def table(result):
-    """The result of `layer` as text."""
-    lines = [
-        f"One layer, milliseconds, on {result['device']}: median of {result['repeats']} alternating runs",
-        f"{'':<43}{'tfbn':>7}{'Keras':>7}{'torch':>7}{'copy':>7}{'Keras/tfbn':>12}{'torch/tfbn':>12}",
+def _time(case: dict[str, Any], repeats: int, device: str) -> dict[str, dict[str, float]]:
+    calls = min(100, max(1, ELEMENTS_PER_RUN // int(np.prod(case["shape"]))))
+    with tf.device(device):
+        peers = _peers(**case, calls=calls, torch_device=timing.torch_device(device))
+        times, _ = timing.alternate(peers, repeats, pause=PAUSE_SECONDS)
+    milliseconds = {name: float(np.median(seconds)) / calls * 1e3 for name, seconds in times.items()}
+    ratio = {name: value / milliseconds["tfbn"] for name, value in milliseconds.items()}
+    return {"milliseconds": milliseconds, "ratio": ratio}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result of `layer` as a text table."""
+    title = (
+        f"One layer, milliseconds, on {result['device']}: median of {result['repeats']} alternating runs"
+    )
+    header = ["shape", "case", "tfbn", "Keras", "torch", "copy", "Keras/tfbn", "torch/tfbn"]
+    columns = [("milliseconds", name) for name in ("tfbn", "keras", "torch", "copy")]
+    columns += [("ratio", name) for name in ("keras", "torch")]
+    rows = [
+        [*_labels(row), *(f"{row[key][name]:.2f}" if name in row[key] else "" for key, name in columns)]
+        for row in result["rows"]
     ]
-    for row in result["rows"]:
-        cells = [
-            f"{row['milliseconds'][name]:>7.2f}" if name in row["milliseconds"] else f"{'':>7}"
-            for name in ("tfbn", "keras", "torch", "copy")
-        ]
-        cells += [
-            f"{row['ratio'][name]:>12.2f}" if name in row["ratio"] else "" for name in ("keras", "torch")
-        ]
-        lines.append(f"{_words(row):<43}{''.join(cells)}")
-    return "\n".join(lines)
+    return timing.titled_table(title, header, rows, labels=2)
 
 
-def _words(case):
+def _labels(case: dict[str, Any]) -> tuple[str, str]:
     shape = "x".join(map(str, case["shape"])) + (" first" if case["axis"] == 1 else "")
     mean = f" mean {case['mean']:.0f}" if case["mean"] else ""
     dtype = " bfloat16" if case["dtype"] == "mixed_bfloat16" else ""
-    return f"{shape:<18}{case['run']} {case['mode']}{mean}{dtype}"
+    return shape, f"{case['run']} {case['mode']}{mean}{dtype}"
 
 
 def _peers(shape, axis, run, mode, dtype, mean, calls, torch_device):
+    """Return a function for each peer that calls its layer or copy `calls` times."""
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal(shape).astype("float32") for _ in range(2))
     x += mean
     compute_dtype = keras.dtype_policies.get(dtype).compute_dtype
     tensors = [tf.cast(value, compute_dtype) for value in (x, dy)]
 
-    def calls_of(function, *inputs):
+    def repeated(function, *inputs):
         def run():
             outputs = [function(*inputs) for _ in range(calls)]
             tf.test.experimental.sync_devices()  # A GPU returns from a call before it is done.
@@ -116,19 +127,19 @@ def _peers(shape, axis, run, mode, dtype, mean, calls, torch_device):
 
     kinds = {"tfbn": BatchNormalization, "keras": keras.layers.BatchNormalization}
     peers = {
-        name: calls_of(_step(kind, shape, axis, run, mode, dtype, mean), *tensors)
+        name: repeated(_step(kind, shape, axis, run, mode, dtype, mean), *tensors)
         for name, kind in kinds.items()
     }
     if mode == "graph" and dtype == "float32" and torch_device is not None:
         peers["torch"] = _torch(x, dy, axis, run, mean, calls, torch_device)
     copy = tf.function(lambda x: tf.raw_ops.DeepCopy(x=x), autograph=False)
-    peers["copy"] = calls_of(copy, tensors[0])
+    peers["copy"] = repeated(copy, tensors[0])
     return peers
 
 
 def _step(kind, shape, axis, run, mode, dtype, mean):
-    """A compiled function of the input and the gradient of the output."""
-    # The output is then like the input, and as wide of zero.
+    """Return a compiled function of the input and the gradient of the output."""
+    # With this beta the output has the mean of the input.
     layer = kind(axis=axis, dtype=dtype, beta_initializer=keras.initializers.Constant(mean))
     layer.build(shape)
 
@@ -136,7 +147,8 @@ def _step(kind, shape, axis, run, mode, dtype, mean):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = layer(x, training=True)
-        return y, *tape.gradient(y, [x, *layer.trainable_variables], dy)  # what is not returned is not run
+        # All are returned, because TensorFlow skips what is not.
+        return y, *tape.gradient(y, [x, *layer.trainable_variables], dy)
 
     def infer(x, dy):
         return [layer(x, training=False)]
@@ -151,7 +163,7 @@ def _step(kind, shape, axis, run, mode, dtype, mean):
 
 
 def _torch(x, dy, axis, run, mean, calls, device="cpu"):
-    """PyTorch's layer in its own layout, channels first; the number returned waits for the device."""
+    """Return a function that calls PyTorch's layer, channels first; its result waits for the device."""
     import torch
     from torch import nn
 

@@ -1,9 +1,19 @@
-"""What the commands write on, and TensorFlow must not."""
+"""Where the commands print, the progress that they show there, and what TensorFlow must not print."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import math
+<<<<<<< HEAD
+=======
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+>>>>>>> cli
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,9 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tfbn.foundation.signals import exit_on_signal
 from tfbn.foundation.silence import stderr_silenced
 
+Record = dict[str, Any]
 
-def open_console(stderr):
-    """Lines as wide as the terminal, and unbroken where there is none."""
+
+def open_console(stderr: bool) -> Console:
+    """Return a console that wraps lines at the terminal's width, and nowhere without a terminal."""
     console = Console(stderr=stderr, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 10_000
@@ -22,43 +34,50 @@ def open_console(stderr):
 
 
 @contextlib.contextmanager
+<<<<<<< HEAD
 def loading(console):
     """While TensorFlow is imported, which takes seconds."""
-    with console.status("Loading TensorFlow"), exit_on_signal(), stderr_silenced():
-        yield
+=======
+def stderr_silenced():
+    """Keep what TensorFlow's C++ prints on standard error as it starts, about CPU and CUDA, to itself."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextlib.contextmanager
-def live(console, runs, epochs, swept):
-    """Progress of both series: bars in a terminal, lines elsewhere. Gives the callback.
+def loading(console: Console) -> Iterator[None]:
+    """Show that TensorFlow is being imported, which takes seconds, and silence its loggers."""
+>>>>>>> cli
+    with console.status("Loading TensorFlow"), exit_on_signal(), stderr_silenced():
+        yield
+        from absl import logging as absl_logging
+
+        absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns of every set that is not prepared yet.
+        # TensorFlow warns that it traces a program for each network.
+        logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
+
+
+@contextlib.contextmanager
+def live(console: Console, runs: int, epochs: int, swept: bool) -> Iterator[Callable[[Record], None]]:
+    """Show the progress of both series, as bars in a terminal and lines elsewhere; give the callback.
 
     Args:
-        runs: int, how many there are of a series.
-        epochs: int, how many there are in a run.
-        swept: bool, whether there are too many runs for a line an epoch.
+        runs: the runs of each series.
+        epochs: the epochs of a run.
+        swept: whether lines are printed for the last epochs only, because there are many runs.
     """
-
-    def ends(record):
-        losses = record["train_loss"], record["validation_loss"]
-        return record["epoch"] == epochs or not all(map(math.isfinite, losses))
-
-    def text(record):
-        parts = []
-        for name in ("loss", "accuracy"):
-            if f"train_{name}" in record:
-                parts.append(f"{name} {record[f'train_{name}']:.3f}/{record[f'validation_{name}']:.3f}")
-        return " ".join(parts)
-
     if not console.is_terminal:
-
-        def print_line(record):
-            if ends(record) or not swept:
-                console.print(
-                    f"seed {record['seed']} epoch {record['epoch']:>2} {record['arm']:<9} "
-                    f"{text(record)} (training/validation)"
-                )
-
-        yield print_line
+        yield functools.partial(_print_line, console, epochs, swept)
         return
     columns = (
         TextColumn("{task.description:<9}"),
@@ -69,13 +88,35 @@ def live(console, runs, epochs, swept):
         TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, console=console) as progress:
-        series = ("batchnorm", "plain")
-        tasks = {name: progress.add_task(name, total=runs * epochs, text="") for name in series}
+        for series in ("batchnorm", "plain"):
+            progress.add_task(series, total=runs * epochs, text="")
+        yield functools.partial(_advance_bar, progress, epochs)
 
-        def advance(record):
-            name, _, value = record["arm"].partition("-")
-            # A run that diverged leaves out its last epochs.
-            done = epochs - record["epoch"] + 1 if ends(record) else 1
-            progress.update(tasks[name], advance=done, text=escape(f"{value} {text(record)}".strip()))
 
-        yield advance
+def _print_line(console: Console, epochs: int, swept: bool, record: Record) -> None:
+    if not swept or _is_last(record, epochs):
+        console.print(
+            f"seed {record['seed']} epoch {record['epoch']:>2} {record['arm']:<9} "
+            f"{_scores(record)} (training/validation)"
+        )
+
+
+def _advance_bar(progress: Progress, epochs: int, record: Record) -> None:
+    series, _, value = record["arm"].partition("-")
+    (task,) = (task for task in progress.tasks if task.description == series)
+    # A run that diverged leaves out its last epochs.
+    advance = epochs - record["epoch"] + 1 if _is_last(record, epochs) else 1
+    progress.update(task.id, advance=advance, text=escape(f"{value} {_scores(record)}".strip()))
+
+
+def _is_last(record: Record, epochs: int) -> bool:
+    losses = record["train_loss"], record["validation_loss"]
+    return record["epoch"] == epochs or not all(map(math.isfinite, losses))
+
+
+def _scores(record: Record) -> str:
+    return " ".join(
+        f"{name} {record[f'train_{name}']:.3f}/{record[f'validation_{name}']:.3f}"
+        for name in ("loss", "accuracy")
+        if f"train_{name}" in record
+    )

@@ -1,4 +1,4 @@
-"""The command `tfbn`: arguments in, text out. This and the other `cli_` files are all that prints."""
+"""The command `tfbn`: arguments in, text out."""
 
 from __future__ import annotations
 
@@ -6,113 +6,123 @@ import atexit
 import os
 import sys
 import warnings
+from typing import Any
 
 import click
+from rich.console import Console
 
-from tfbn.cli import models as cli_inference
-from tfbn.cli import train as cli_experiments
+from tfbn.cli import models, train
 from tfbn.cli.console import loading, open_console, stderr_silenced
+from tfbn.cli.options import DEVICE, JSON, example, flag
+from tfbn.foundation.files import to_json
 from tfbn.foundation.signals import exit_code, ignore, sigterm_as_interrupt
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
+    epilog=example("tfbn compare --quick"),
 )
 @click.version_option(package_name="tfbn")
-def cli():
+def cli() -> None:
     """Batch normalization for Keras, and an honest comparison of networks with and without it."""
 
 
-for command in (*cli_experiments.COMMANDS, *cli_inference.COMMANDS):
+for command in (*train.COMMANDS, *models.COMMANDS):
     cli.add_command(command)
 
 
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-def devices(as_json):
-    """What there is to train on, and whether XLA works there; and the versions."""
+@cli.command(epilog=example("tfbn devices --json"))
+@JSON
+def devices(as_json: bool) -> None:
+    """Show the devices, whether they train, and the versions."""
     console = open_console(as_json)
     with loading(console):
-        from tfbn.foundation.files import to_json
         from tfbn.runtime import selftest
     with console.status("Trying the devices"), stderr_silenced():
-        found = selftest.survey()
-    console.print(selftest.table(found))
+        result = selftest.survey()
+    _print_result(console, selftest.table(result), result, as_json)
+
+
+def _print_result(console: Console, table: str, result: Any, as_json: bool) -> None:
+    console.print(table)
     if as_json:
-        print(to_json(found))
+        print(to_json(result))
 
 
-@cli.group()
-def bench():
-    """How fast on this machine, beside the peers that are installed."""
+@cli.group(epilog=example("tfbn bench solver"))
+def bench() -> None:
+    """Time tfbn on this machine beside Keras, PyTorch and JAX."""
 
 
-@bench.command("solver")
-@click.option("--steps", default=1718, help="Steps a run; 1718 are an epoch.")
-@click.option("--repeats", default=5, help="Alternating runs, of which the median counts.")
-@click.option("--device", default="auto", help="auto, cpu, gpu, gpu:1, ...")
-@click.option("--stream", is_flag=True, help="From a tf.data.Dataset, ours and Keras'.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-def bench_solver(steps, repeats, device, stream, as_json):
-    """One training step of both nets of `tfbn compare`: ours, Keras', PyTorch's and JAX'."""
+@bench.command("solver", epilog=example("tfbn bench solver --steps 200 --repeats 3"))
+@click.option("--steps", default=1718, help="Steps in a run; an epoch has 1718.")
+@click.option("--repeats", default=5, help="Runs of each library, of which the median counts.")
+@DEVICE
+@flag("--stream", help="Time tfbn and Keras alone, on a tf.data.Dataset.")
+@JSON
+def bench_solver(steps: int, repeats: int, device: str, stream: bool, as_json: bool) -> None:
+    """Time a training step of both networks of `tfbn compare`."""
     console = open_console(as_json)
     with loading(console):
-        from tfbn.bench import solver as bench_solver
-        from tfbn.foundation.files import to_json
+        from tfbn.bench import solver
     with console.status("Timing") as status, stderr_silenced():
-        result = bench_solver.solver(
-            steps, repeats, device, stream, on_run=lambda text: status.update(f"Timing {text}")
+        result = solver.solver(
+            steps, repeats, device, stream, on_run=lambda name: status.update(f"Timing {name}")
         )
-    console.print(bench_solver.table(result))
-    if as_json:
-        print(to_json(result))
+    _print_result(console, solver.table(result), result, as_json)
 
 
-@bench.command("layer")
-@click.option("--repeats", default=7, help="Alternating runs, of which the median counts.")
-@click.option("--device", default="auto", help="auto, cpu, gpu, gpu:1, ...")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-def bench_layer(repeats, device, as_json):
-    """One layer, training and inference: ours, Keras', PyTorch's, and a plain copy. Some two minutes."""
+@bench.command("layer", epilog=example("tfbn bench layer --repeats 3"))
+@click.option("--repeats", default=7, help="Runs of each library, of which the median counts.")
+@DEVICE
+@JSON
+def bench_layer(repeats: int, device: str, as_json: bool) -> None:
+    """Time one batch norm layer; takes about two minutes."""
     console = open_console(as_json)
     with loading(console):
-        from tfbn.bench import layer as bench_layer
-        from tfbn.foundation.files import to_json
+        from tfbn.bench import layer
     with console.status("Timing") as status, stderr_silenced():
-        result = bench_layer.layer(repeats, device, on_case=lambda text: status.update(f"Timing {text}"))
-    console.print(bench_layer.table(result))
-    if as_json:
-        print(to_json(result))
+        result = layer.layer(repeats, device, on_case=lambda case: status.update(f"Timing {case}"))
+    _print_result(console, layer.table(result), result, as_json)
 
 
-def main():
-    """Run the command; bad input ends in one line on standard error and exit code 2."""
+def main() -> None:
+    """Run the command and exit; bad input ends in one line on standard error and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sigterm_as_interrupt()
     errors = open_console(stderr=True)
     warnings.showwarning = lambda message, *_, **__: errors.print(f"Warning: {message}")
-    try:
-        code = cli.main(prog_name="tfbn", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as help_text:
-        print(help_text.format_message())
-        code = 0
-    except click.ClickException as error:
-        errors.print(f"Error: {error.format_message()}")
-        code = 2
-    except (ValueError, TypeError, OSError) as error:
-        errors.print(f"Error: {error}")
-        code = 2
-    except (click.Abort, KeyboardInterrupt):
-        errors.print("Interrupted: nothing was written.")
-        code = exit_code()
-    except Exception as error:
-        # TensorFlow's class is not at hand where it was not loaded.
-        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
-            raise
-        full = "No space left on device" in str(error)  # The same to TensorFlow.
-        memory = "this does not fit into memory. Take fewer or narrower layers, or less data."
-        errors.print(f"Error: {'no space is left on the device.' if full else memory}")
-        code = 2
+    code = _run_command(errors)
     atexit.register(ignore)  # A signal while Python ends would change the exit code.
     exec("")  # `python -m` would forget the code if a signal came amid another text that Python executes.
     sys.exit(code)
+
+
+def _run_command(errors: Console) -> int | None:
+    """Run the command, print its error as one line, and return the exit code."""
+    try:
+        return cli.main(prog_name="tfbn", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help_text:
+        print(help_text.format_message())
+        return 0
+    except (click.Abort, KeyboardInterrupt):
+        errors.print("Interrupted: nothing was written.")
+        return exit_code()
+    except click.ClickException as error:
+        message = error.format_message()
+    except (ValueError, TypeError, OSError) as error:
+        message = str(error) or type(error).__name__
+    except Exception as error:
+        # The name of TensorFlow's class, because TensorFlow may not be loaded.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+            raise
+        if "No space left on device" in str(error):  # TensorFlow raises the same class.
+            message = "no space is left on the device."
+        else:
+            message = "this does not fit into memory. Use fewer or narrower layers, or less data."
+    errors.print(f"Error: {message}")
+    return 2

@@ -1,55 +1,48 @@
-"""The commands that take a finished model: diagnose, recalibrate, fold, export."""
+"""The commands that read a finished model: diagnose, recalibrate, fold, export."""
 
 from __future__ import annotations
 
-import functools
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 from rich.markup import escape
 
 from tfbn.cli.console import loading, open_console, stderr_silenced
+from tfbn.cli.options import DATA_DIR, JSON, Decorator, add_options, example, flag, list_of
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfbn.data.arrays import Split
 
 
-def names(context, parameter, text):
-    """A click callback: "a,b" -> ("a", "b")."""
-    return tuple(part.strip() for part in text.split(","))
-
-
-def of_a_model(split, dataset, command):
-    """The argument MODEL of the commands, and the options for the data to run it on."""
-    options = [
+def model_and_data(split: str, dataset: str | None) -> Decorator:
+    """Return a decorator that adds the argument MODEL and the options of the data to run it on."""
+    shown = dataset or "generated numbers"
+    splits = click.Choice(["train", "validation", "test"])
+    return add_options(
         click.argument("path", metavar="MODEL"),
         click.option(
-            "--dataset",
-            default=dataset,
-            help="A data set, as in `tfbn compare`.",
-            show_default=dataset or "generated numbers",
+            "--dataset", default=dataset, help="Data set, as in `tfbn compare`.", show_default=shown
         ),
-        click.option(
-            "--split",
-            default=split,
-            type=click.Choice(["train", "validation", "test"]),
-            help="The part of the data set to take.",
-        ),
-        click.option(
-            "--data-dir",
-            help="Folder of prepared data.",
-            show_default="$TFDS_DATA_DIR or ~/tensorflow_datasets",
-        ),
-    ]
-    return functools.reduce(lambda command, option: option(command), reversed(options), command)
+        click.option("--split", default=split, type=splits, help="Part of the data set."),
+        DATA_DIR,
+    )
 
 
-def _open(console, path, out=None, suffix=".keras", needs_batchnorm=True):
-    """The model in the file `path`, once `out` is known to be a file that can be written."""
+def _load_model(
+    console: Console,
+    path: str,
+    out: str | None = None,
+    suffix: str = ".keras",
+    needs_batchnorm: bool = True,
+) -> keras.Model:
+    """Return the model in the file `path`, if `out` is a file that can be written."""
     with loading(console):
-        from absl import logging
-
-        import tfbn.models  # noqa: F401  so that Keras knows its classes
         from tfbn.layers import inspection
         from tfbn.serving import keras_files
 
-        logging.set_verbosity(logging.ERROR)
         if out is not None:
             keras_files.check_new_file(out, suffix)
         model = keras_files.load(path)
@@ -58,103 +51,125 @@ def _open(console, path, out=None, suffix=".keras", needs_batchnorm=True):
         return model
 
 
-def _examples(console, model, dataset, data_dir, split):
-    """A split of a data set, in the shape that `model` takes."""
+def _load_split(
+    console: Console, model: keras.Model, dataset: str | None, split: str, data_dir: str | None
+) -> Split | None:
+    """Return a split of a data set, in the shape of the model's inputs; None without a data set."""
+    if dataset is None:
+        return None
     with console.status(escape(f"Loading {dataset}")):
         from tfbn import data
         from tfbn.data.adapters import fits
 
-        inputs = getattr(model, "inputs", None) or []  # A subclassed model knows none.
+        inputs = getattr(model, "inputs", None) or []  # A subclassed model has none.
         flat = len(inputs) == 1 and len(inputs[0].shape) == 2
         loaded = data.load(dataset, data_dir=data_dir, flatten=flat)
     examples = loaded.splits()[split]
     if len(inputs) == 1 and not fits(inputs[0].shape[1:], examples.x.shape[1:]):
         raise ValueError(
-            f"MODEL takes examples of the shape {tuple(inputs[0].shape[1:])}, {loaded.title} has "
+            f"MODEL reads examples of the shape {tuple(inputs[0].shape[1:])}, {loaded.title} has "
             f"{examples.x.shape[1:]}. Choose another --dataset; for data of your own, use tfbn in Python."
         )
     console.print(f"{len(examples.y):,} examples: the {split} split of {loaded.title}, {loaded.source}")
     return examples
 
 
-@click.command()
-@functools.partial(of_a_model, "validation", "mnist")
-@click.option("--batch-size", default=32, type=click.IntRange(1), help="That of training.")
-@click.option("--steps", type=click.IntRange(0), help="Steps of training, if MODEL does not say.")
-@click.option("--out", help="A PNG file for the figure.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-def diagnose(path, dataset, split, data_dir, batch_size, steps, out, as_json):
-    """Look whether MODEL, a .keras file, normalises by the statistics of its data."""
+@click.command(epilog=example("tfbn diagnose runs/mine/models/batchnorm.keras --out averages.png"))
+@model_and_data("validation", "mnist")
+@click.option(
+    "--batch-size", default=32, type=click.IntRange(1), help="Examples in a batch of the training."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(0),
+    help="Steps of the training.",
+    show_default="those in MODEL's optimizer",
+)
+@click.option("--out", help="PNG file to write a figure to.", show_default="no figure")
+@JSON
+def diagnose(
+    path: str, batch_size: int, steps: int | None, out: str | None, as_json: bool, **data: Any
+) -> None:
+    """Check the moving averages of MODEL, a .keras file."""
     console = open_console(as_json)
-    model = _open(console, path, out, ".png")
-    examples = _examples(console, model, dataset, data_dir, split)
+    model = _load_model(console, path, out, ".png")
+    examples = _load_split(console, model, **data)
     with console.status("Running the model"), stderr_silenced():
         from tfbn.diagnosis.diagnose import diagnose as run
 
         diagnosis = run(model, examples, batch_size=batch_size, steps=steps)
         if out:
             diagnosis.save_figure(out)
-    console.print()
-    console.print(diagnosis.table())
+    console.print(f"\n{diagnosis.table()}")
     if out:
         console.print(f"\nSaved the figure as {out}", soft_wrap=True)
     if as_json:
         print(diagnosis.to_json())
 
 
-@click.command()
-@functools.partial(of_a_model, "train", "mnist")
-@click.option("--out", required=True, help="The .keras file to write.")
-@click.option("--batch-size", default=256, type=click.IntRange(1), help="Examples at a time.")
-@click.option("--unbiased", is_flag=True, help="Apply Bessel's correction to the variances.")
-@click.option("--one-pass", is_flag=True, help="Read the data once, all layers normalising by batches.")
-def recalibrate(path, dataset, split, data_dir, out, **options):
-    """Write MODEL, a .keras file, with the statistics of the data in place of moving averages."""
-    console = open_console(False)
-    model = _open(console, path, out)
-    examples = _examples(console, model, dataset, data_dir, split)
+@click.command(epilog=example("tfbn recalibrate model.keras --out recalibrated.keras"))
+@model_and_data("train", "mnist")
+@click.option("--out", required=True, help=".keras file to write.")
+@click.option("--batch-size", default=256, type=click.IntRange(1), help="Examples in a batch.")
+@flag("--unbiased", help="Apply Bessel's correction to the variances.")
+@flag("--one-pass", help="Read the data once, while all layers normalise by the batch.")
+def recalibrate(path: str, out: str, batch_size: int, unbiased: bool, one_pass: bool, **data: Any) -> None:
+    """Give MODEL, a .keras file, exact statistics of the data."""
+    console = open_console(stderr=False)
+    model = _load_model(console, path, out)
+    examples = _load_split(console, model, **data)
     with console.status("Running the model") as status, stderr_silenced():
         from tfbn.diagnosis.recalibrate import recalibrate as run
         from tfbn.serving import keras_files
 
-        def tell(name, done, batch):
+        def show(name, done, batch):
             status.update(escape(f"{name or 'All layers'}, batch {batch}; layers done: {done}"))
 
-        keras_files.save(run(model, examples, on_batch=tell, **options), out)
+        keras_files.save(
+            run(
+                model, examples, batch_size=batch_size, unbiased=unbiased, one_pass=one_pass, on_batch=show
+            ),
+            out,
+        )
     console.print(f"Saved {out}", soft_wrap=True)
 
 
-@click.command()
-@functools.partial(of_a_model, "test", None)
-@click.option("--out", required=True, help="The .keras file to write.")
-def fold(path, dataset, split, data_dir, out):
-    """Write MODEL, a .keras file, with its batch norm layers folded into their neighbours."""
-    console = open_console(False)
-    model = _open(console, path, out)
-    examples = dataset and _examples(console, model, dataset, data_dir, split).x
+@click.command(epilog=example("tfbn fold recalibrated.keras --out folded.keras"))
+@model_and_data("test", None)
+@click.option("--out", required=True, help=".keras file to write.")
+def fold(path: str, out: str, **data: Any) -> None:
+    """Fold batch norm of MODEL, a .keras file, into other layers."""
+    console = open_console(stderr=False)
+    model = _load_model(console, path, out)
+    examples = _load_split(console, model, **data)
     with console.status("Folding"), stderr_silenced():
         from tfbn.serving import keras_files
         from tfbn.transforms.fold import fold as run
 
-        folded = run(model, examples)
+        folded = run(model, examples and examples.x)
         keras_files.save(folded, out)
     console.print(folded.folding.table())
     console.print(f"Saved {out}", soft_wrap=True)
 
 
-@click.command()
-@functools.partial(of_a_model, "test", None)
-@click.option("--out", required=True, help="The folder to write.")
+@click.command(epilog=example("tfbn export recalibrated.keras --out served --formats savedmodel,onnx"))
+@model_and_data("test", None)
+@click.option("--out", required=True, help="Folder to write.")
 @click.option(
-    "--formats", default="savedmodel", callback=names, help="Of savedmodel, litert and onnx, with commas."
+    "--formats",
+    default="savedmodel",
+    callback=list_of(str.strip, "formats"),
+    help="Formats, separated by commas: savedmodel, litert, onnx.",
 )
-@click.option("--fold/--no-fold", "fold_first", default=True, help="Fold batch norm away first.")
-@click.option("--images", is_flag=True, help="Add a signature from uint8 images to probabilities.")
-def export(path, dataset, split, data_dir, out, formats, fold_first, images):
-    """Export MODEL, a .keras file, and prove in each format's own runtime that it gives the same."""
-    console = open_console(False)
-    model = _open(console, path, needs_batchnorm=False)
-    examples = dataset and _examples(console, model, dataset, data_dir, split)
+@click.option("--fold/--no-fold", "fold_first", default=True, help="Fold batch norm layers first.")
+@flag("--images", help="Add a signature from uint8 images to probabilities.")
+def export(
+    path: str, out: str, formats: tuple[str, ...], fold_first: bool, images: bool, **data: Any
+) -> None:
+    """Export MODEL, a .keras file, and prove the outputs equal."""
+    console = open_console(stderr=False)
+    model = _load_model(console, path, needs_batchnorm=False)
+    examples = _load_split(console, model, **data)
     with console.status("Exporting") as status, stderr_silenced():
         from tfbn.serving.export import export as run
 

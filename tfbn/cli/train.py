@@ -1,70 +1,75 @@
-"""The commands that train: compare, run; and recipes and report, which tell of it."""
+"""The commands that train, compare and run; and recipes and report, which describe runs."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import sys
-import time
-import warnings
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from tfbn.cli.console import live, loading, open_console, stderr_silenced
-from tfbn.cli.options import list_of, number_or_name, settings
-from tfbn.foundation.signals import exit_code, signals_deferred, signals_left_to_system
+from tfbn.cli.console import loading, open_console
+from tfbn.cli.options import example, list_of, number_or_name, settings
+from tfbn.foundation.tables import text_table
 from tfbn.recipes import RECIPES, find
+from tfbn.recipes.recipe import Recipe
 
-UNFINISHED = ".unfinished"
 
-
-@click.command()
+@click.command(epilog=example("tfbn compare --dataset cifar10 --seeds 6"))
 @settings()
-def compare(**given):
-    """Train a network with and one without batch norm side by side.
+def compare(**options: Any) -> int:
+    """Train a network with and without batch norm, side by side.
 
-    Both take the same batches and start from the same weights; several seeds say how far chance goes.
-    Writes OUT/results.json, history.csv, report.html, figures/ and, for both, models/NAME.keras and a
-    SavedModel.
+    Both networks read the same batches and start from the same weights. Several seeds show how much the
+    results vary by chance. Writes OUT/results.json, history.csv, report.html, figures/ and, for both
+    networks, models/NAME.keras and a SavedModel.
     """
-    return _run("side-by-side", **given)
+    return _run("side-by-side", **options)
 
 
-@click.command()
+@click.command(epilog=example("tfbn run mnist-init-scale --quick --values 0.1,0.01,he_normal"))
 @click.argument("name")
 @click.option(
     "--values",
     callback=list_of(number_or_name, "values such as 0.1,0.01"),
-    help="What a sweep takes, such as 0.1,0.01,he_normal.",
+    help="Values of the setting that the recipe varies, such as 0.1,0.01,he_normal.",
     show_default="the recipe's",
 )
 @settings("the recipe's")
-def run(name, **given):
-    """Run one of the classic experiments, NAME; `tfbn recipes` lists them.
+def run(name: str, **options: Any) -> int:
+    """Run the classic experiment NAME; see `tfbn recipes`.
 
     Writes OUT/results.json, history.csv, report.html and figures/.
     """
-    return _run(name, **given)
+    return _run(name, **options)
 
 
-def _find(name):
+def _find(name: str) -> Recipe:
     try:
         return find(name)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
 
-def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
+def _run(
+    name: str,
+    out: str | None,
+    resume: bool,
+    no_fallback: bool,
+    as_json: bool,
+    quick: bool,
+    strategy: str,
+    **options: Any,
+) -> int:
+    """Run a recipe with the options that differ from their defaults; return the exit code."""
     source = click.get_current_context().get_parameter_source
-    given = {key: value for key, value in given.items() if source(key) is not ParameterSource.DEFAULT}
-    given["fallback"] = not no_fallback
+    changes = {key: value for key, value in options.items() if source(key) is not ParameterSource.DEFAULT}
+    changes["fallback"] = not no_fallback
     recipe = _find(name)
-    recipe.resolve(quick, **given)
+    resolved = recipe.resolve(quick, **changes)
     console = open_console(as_json)
     with loading(console):
+<<<<<<< HEAD
         import logging
 
         from absl import logging as absl_logging
@@ -133,122 +138,47 @@ def _run(name, out, resume, no_fallback, as_json, quick, strategy, **given):
         if holds_checkpoints(state):
             console.print(f"What was done is in {state}: --resume goes on from there.")
         raise
+=======
+        from tfbn.cli.experiment import Experiment
+    return Experiment(name, recipe, resolved, resume, as_json, console).run(strategy, out)
+>>>>>>> cli
 
 
-def _end(console, result, state, as_json, save=None):
-    """Say what came of it before it is saved, which may fail."""
-    console.print(result.table())
-    console.print()
-    console.print(result.verdict())
-    if save is not None:
-        save()
-    if as_json:
-        print(result.to_json())
-    if result.about["interrupted"]:
-        console.print("The same command with --resume goes on from here.")
-        return exit_code()
-    if (state / "about.json").exists():  # Else it is none of ours.
-        shutil.rmtree(state, ignore_errors=True)
-    return 0
-
-
-def _places(name, out, resume):
-    """The folders for the results and for the state of the training until they are there."""
-    unfinished = [path for path in Path("runs").glob(f"{name}-*{UNFINISHED}") if resume and not out]
-    if unfinished:
-        out = str(max(unfinished, key=_last_written)).removesuffix(UNFINISHED)
-    out = Path(out or time.strftime(f"runs/{name}-%Y%m%d-%H%M%S"))
-    out = out if out.name else out.resolve()  # "."
-    return out, out.with_name(out.name + UNFINISHED)
-
-
-def _last_written(state):
-    return max(map(os.path.getmtime, [state, *state.rglob("ckpt-*.index")]))
-
-
-def _train(console, recipe, name, quick, given, state, strategy):
-    """The comparison, with what it says on the way."""
-    from tfbn.recipes import run as experiment
-    from tfbn.runtime.devices import describe_device, find_device
-    from tfbn.runtime.strategies import describe_strategy, device_of
-
-    resolved = recipe.resolve(quick, **given)
-    with stderr_silenced():
-        device = find_device(resolved["device"]) if strategy is None else device_of(strategy)
-    console.print(recipe.question)
-
-    def on_data(data):
-        sizes = "/".join(f"{len(split.y):,}" for split in data.splits().values())
-        console.print(f"{data.title} from {data.source}: {sizes} to train/validate/test")
-        console.print(f"Running on {describe_device(device)}")
-        if strategy is not None:
-            spread = describe_strategy(strategy)
-            replicas, workers = (
-                f"{spread[key]} {key[:-1] if spread[key] == 1 else key}" for key in ("replicas", "workers")
-            )
-            console.print(f"Each batch is split over {replicas} of {workers} ({spread['name']})")
-
-    runs = resolved["seeds"] * (len(resolved["values"] or recipe.vary.values) if recipe.vary else 1)
-    with live(console, runs, resolved["epochs"], recipe.vary is not None) as on_epoch:
-        return experiment.run(
-            name,
-            quick,
-            on_data=on_data,
-            on_epoch=on_epoch,
-            command=shlex.join(["tfbn", *sys.argv[1:]]),
-            checkpoint_dir=state,
-            strategy=strategy,
-            **given,
-        )
-
-
-def _save(console, result, out, models, replace):
-    problem = None
-    with console.status("Saving"), stderr_silenced(), signals_deferred():
-        try:
-            folder = result.save(out, models=models, replace=replace)
-        except ValueError as error:
-            # Something came there while the networks trained, which must not be for nothing.
-            folder, problem = result.save(time.strftime(f"{out}-%Y%m%d-%H%M%S"), models=models), error
-    if problem is not None:
-        warnings.warn(f"{problem} The results are in {folder}.", stacklevel=1)
-    written = ", ".join(sorted(path.name for path in folder.iterdir()))
-    console.print(f"\nSaved {written} in")
-    console.print(str(folder), soft_wrap=True)
-
-
-@click.command()
+@click.command(epilog=example("tfbn recipes depth"))
 @click.argument("name", required=False)
-def recipes(name):
-    """List the classic experiments, or show what there is to know of one."""
+def recipes(name: str | None) -> None:
+    """List the classic experiments, or show the recipe NAME."""
     console = open_console(stderr=False)
-    if name is not None:
-        recipe = _find(name)
-        console.print(recipe.text.strip() + "\n")
-        for setting, value in recipe.resolve().items():
-            if value is not None:
-                console.print(f"{setting:<18} {value}")
-        if recipe.vary:
-            console.print(f"{recipe.vary.setting} varies: {', '.join(map(str, recipe.vary.values))}")
+    if name is None:
+        rows = [
+            line
+            for name, recipe in RECIPES.items()
+            for line in ([name, recipe.question], ["", recipe.cost])
+        ]
+        console.print(text_table(["name", "question and cost"], rows, width=console.width))
+        console.print("\ntfbn run NAME runs a recipe, and tfbn run NAME --quick takes a quick look.")
+        console.print("tfbn recipes NAME shows its settings.")
         return
-    width = max(map(len, RECIPES)) + 2
-    for name, recipe in RECIPES.items():
-        console.print(f"{name:<{width}}{recipe.question}")
-        console.print(f"{'':<{width}}{recipe.cost}", style="dim")
-    console.print("\ntfbn run NAME runs one, tfbn run NAME --quick takes a quick look at it, and")
-    console.print("tfbn recipes NAME shows its settings.")
+    recipe = _find(name)
+    console.print(recipe.text.strip() + "\n")
+    rows = [[setting, str(value)] for setting, value in recipe.resolve().items() if value is not None]
+    if recipe.vary:
+        rows.append([f"{recipe.vary.setting} varies", ", ".join(map(str, recipe.vary.values))])
+    console.print(text_table(["setting", "value"], rows, width=console.width))
 
 
-@click.command()
+@click.command(epilog=example("tfbn report runs/mine"))
 @click.argument("folder")
-def report(folder):
-    """Write FOLDER/report.html anew from FOLDER/results.json: one page with all of a run."""
+def report(folder: str) -> None:
+    """Write FOLDER/report.html again from FOLDER/results.json.
+
+    The report is one page that holds all of a run.
+    """
     console = open_console(stderr=False)
     with loading(console):
         from tfbn.comparison.results import Comparison
-    found = Comparison.load(folder)
-    folder = Path(folder)
-    page = found.report(folder if folder.is_dir() else folder.with_name("report.html"))
+    path = Path(folder)
+    page = Comparison.load(path).report(path if path.is_dir() else path.with_name("report.html"))
     console.print(str(page), soft_wrap=True)
 
 
