@@ -53,52 +53,7 @@ def check_bad(code, stderr, message, folder):
     assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value))
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, arguments, message):
-    given = ("compare", "--data-dir", "nothing", *arguments)
-    check_bad(*in_process(monkeypatch, capfd, tmp_path, *given), message, tmp_path)
-
-
-@pytest.mark.parametrize(("arguments", "message"), BAD[12:13], ids=lambda value: str(value))
-def test_bad_input_to_the_process(tmp_path, arguments, message):
-    done = tfbn_command("compare", "--data-dir", "nothing", *arguments, cwd=tmp_path, **OFFLINE)
-    check_bad(done.returncode, done.stderr, message, tmp_path)
-
-
-@pytest.mark.skipif(not conftest.PREPARED.exists(), reason="no prepared data sets beside the checkout")
-def test_a_damaged_data_set_is_one_line(tmp_path, monkeypatch, capfd):
-    shutil.copytree(conftest.PREPARED / "mnist", tmp_path / "sets" / "mnist")
-    (record,) = tmp_path.rglob("*train.tfrecord*")
-    os.truncate(record, os.path.getsize(record) // 2)
-    code, errors = in_process(monkeypatch, capfd, tmp_path, "compare", "--data-dir", "sets", "--out", "run")
-    assert code == 2
-    assert errors.startswith("Error: ") and len(errors.splitlines()) == 1
-    assert "is damaged" in errors and "prepare mnist again" in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["sets"]
-
-
-@pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_and_version_do_not_wait_for_tensorflow(tmp_path, option):
-    script = f"""
-import sys
-sys.argv = ["tfbn", {option!r}]
-from tfbn.cli import main
-try:
-    main.main()
-finally:
-    print("tensorflow" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
-    *printed, loaded = done.stdout.splitlines()
-    assert loaded == "False"
-    assert {"--help": "compare", "--version": version("tfbn")}[option] in "\n".join(printed)
-
-
-def test_bare_command_is_help(monkeypatch, capsys):
-=======
 def test_command_without_arguments_prints_its_help(monkeypatch, capsys):
->>>>>>> cli
     monkeypatch.setattr(sys, "argv", ["tfbn"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -6,14 +6,8 @@ import contextlib
 import functools
 import logging
 import math
-<<<<<<< HEAD
-=======
-import os
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
->>>>>>> cli
 
 from rich.console import Console
 from rich.markup import escape
@@ -34,30 +28,8 @@ def open_console(stderr: bool) -> Console:
 
 
 @contextlib.contextmanager
-<<<<<<< HEAD
-def loading(console):
-    """While TensorFlow is imported, which takes seconds."""
-=======
-def stderr_silenced():
-    """Keep what TensorFlow's C++ prints on standard error as it starts, about CPU and CUDA, to itself."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            sys.stderr.flush()
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-@contextlib.contextmanager
 def loading(console: Console) -> Iterator[None]:
     """Show that TensorFlow is being imported, which takes seconds, and silence its loggers."""
->>>>>>> cli
     with console.status("Loading TensorFlow"), exit_on_signal(), stderr_silenced():
         yield
         from absl import logging as absl_logging

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tfbn.comparison.results import Comparison, check_destination
+from tfbn.comparison.results import Comparison
+from tfbn.comparison.storage import check_destination
 
 UNFINISHED = ".unfinished"
 

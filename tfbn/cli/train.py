@@ -69,79 +69,8 @@ def _run(
     resolved = recipe.resolve(quick, **changes)
     console = open_console(as_json)
     with loading(console):
-<<<<<<< HEAD
-        import logging
-
-        from absl import logging as absl_logging
-
-        from tfbn.comparison.results import Comparison
-        from tfbn.comparison.storage import check_destination
-        from tfbn.runtime.strategies import broadcast_from_chief, check_tf_config, is_chief, make_strategy
-        from tfbn.training.checkpoints import holds_checkpoints
-
-        absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns of every set that is not prepared yet.
-        # A program is traced for each network, of which TensorFlow warns.
-        logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
-    if strategy == "multiworker":
-        check_tf_config(os.environ.get("TF_CONFIG"))
-        console.print("Waiting for the workers of TF_CONFIG")
-    with stderr_silenced(), signals_left_to_system():
-        strategy = make_strategy(strategy)
-    console.quiet = not is_chief(strategy)  # What there is to say the chief says.
-
-    def find_places():
-        found, state = _places(name, out, resume)
-        there = resume and found.is_dir() and any(found.iterdir())
-        finished = there and not (about := Comparison.load(found).about)["interrupted"]
-        if finished:
-            known, given_ = about["recipe"] or {}, recipe.changed(recipe.resolve(quick, **given))
-            if (known.get("name"), known.get("changed")) != (name, given_):
-                raise ValueError(f"{found} holds a finished run of another recipe or other settings.")
-        else:
-            if state.exists() and not resume:
-                raise ValueError(
-                    f"{state} holds a run that was cut off, or goes on. Add --resume, or take another OUT."
-                )
-            check_destination(found, replace=resume)
-        return str(found), str(state), finished
-
-    *places, finished = broadcast_from_chief(strategy, find_places)
-    out, state = map(Path, places)
-    if resume and not finished:
-        was_cut_off = holds_checkpoints(state)
-        console.print(f"Going on from {state}" if was_cut_off else "Nothing was cut off: it begins anew.")
-    if finished and is_chief(strategy):
-        console.print(f"Nothing to go on with: the run in {out} was finished.\n")
-        return _end(console, Comparison.load(out), state, as_json)
-    if finished:
-        return 0
-
-    def end(result):
-        console.print()
-        return _end(
-            console,
-            result,
-            state,
-            as_json,
-            lambda: _save(console, result, out, recipe.models, replace=resume),
-        )
-
-    try:
-        result = _train(console, recipe, name, quick, given, state, strategy)
-        return broadcast_from_chief(strategy, lambda: end(result))  # The others wait until all is written.
-    except KeyboardInterrupt:
-        if not holds_checkpoints(state):
-            raise
-        console.print(f"Interrupted. What was done is in {state}: --resume goes on from there.")
-        return exit_code()
-    except OSError:
-        if holds_checkpoints(state):
-            console.print(f"What was done is in {state}: --resume goes on from there.")
-        raise
-=======
         from tfbn.cli.experiment import Experiment
     return Experiment(name, recipe, resolved, resume, as_json, console).run(strategy, out)
->>>>>>> cli
 
 
 @click.command(epilog=example("tfbn recipes depth"))
