@@ -19,7 +19,7 @@ import pytest
 import tfbn
 from tfbn.comparison import report
 from tfbn.verdict.judge import Verdict
-from tfbn.verdict.statistics import Difference, paired
+from tfbn.verdict.statistics import Difference, compare_pairs
 
 HOSTILE = "<script>alert(1)</script>"
 QUOTED = "\"'><img src=x onerror=alert(1)>"
@@ -105,7 +105,7 @@ LOSS = Difference(
     **{"p": 0.0002, "probability": 0.5, "pairs": 6, "wins": 5, "losses": 1, "ties": 0},
     outcome="better",
 )
-NOTHING = paired({}, {})
+NOTHING = compare_pairs({}, {})
 
 
 class Spoken(Verdict):
