@@ -282,6 +282,7 @@ def test_ctrl_c_lets_the_jobs_under_way_finish():
     finished, stop = [], threading.Event()
 
     def train(job):
+        time.sleep(0.2)  # For the main thread to wait.
         os.kill(os.getpid(), signal.SIGINT)
         wait_for(stop)
         os.kill(os.getpid(), signal.SIGINT)

@@ -243,13 +243,10 @@ def run_jobs(
             raise
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        futures: list[concurrent.futures.Future] = []
         try:
-            for jobs in queues:
-                futures.append(pool.submit(work, jobs))
-            for future in futures:
+            for future in [pool.submit(work, jobs) for jobs in queues]:
                 future.result()
         except KeyboardInterrupt:
             with signals_deferred():  # A second Ctrl-C must not cut off the epochs under way.
                 stop.set()
-                concurrent.futures.wait(futures)
+                pool.shutdown()
