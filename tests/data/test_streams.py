@@ -29,7 +29,7 @@ def in_batches(data, sizes):
 @pytest.mark.parametrize("steps", [1, 3, 100])
 @pytest.mark.parametrize("sizes", [[20] * 10 + [3], [5, 5, 5, 5, 5, 7, 5, 5, 5, 5, 5, 5, 5]], ids=len)
 @pytest.mark.parametrize("jit", [False, True])
-def test_batches_are_trained_on_in_their_order(blobs, monkeypatch, steps, sizes, jit):
+def test_fit_trains_on_batches_in_their_order(blobs, monkeypatch, steps, sizes, jit):
     """Against one step after the other."""
     monkeypatch.setattr(feeds, "STEPS_PER_CALL", steps)
     one, other = tfbn.Solver(net(), "momentum", jit=jit), tfbn.Solver(net(), "momentum", jit=jit)
@@ -41,7 +41,7 @@ def test_batches_are_trained_on_in_their_order(blobs, monkeypatch, steps, sizes,
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_history_is_that_of_the_arrays(blobs):
+def test_history_of_a_dataset_equals_that_of_the_arrays(blobs):
     dataset = tf.data.Dataset.from_tensor_slices(tuple(blobs.train)).batch(20)
     by_dataset = tfbn.Solver(net(), jit=False).fit(dataset, epochs=3, validation_data=dataset)
     options = dict(batch_size=20, shuffle=False, validation_data=tuple(blobs.train))
@@ -50,7 +50,7 @@ def test_history_is_that_of_the_arrays(blobs):
         assert by_dataset[name] == pytest.approx(by_arrays[name], rel=1e-5)
 
 
-def test_a_bad_batch_is_named_however_late_it_comes(blobs):
+def test_error_names_the_offending_batch(blobs):
     x, y = blobs.train.x.copy(), blobs.train.y.copy()
     x[150, 2] = np.nan
     y[190] = 9
@@ -66,7 +66,7 @@ def test_a_bad_batch_is_named_however_late_it_comes(blobs):
             solver_.evaluate(dataset)
 
 
-def test_shapes_that_only_the_batches_tell(blobs):
+def test_fit_reads_shapes_from_the_batches(blobs):
     spec = (tf.TensorSpec([None, None], "float32"), tf.TensorSpec(None, "int32"))
     batches = tf.data.Dataset.from_generator(
         lambda: iter([tuple(array[:20] for array in blobs.train)] * 3), output_signature=spec
@@ -77,7 +77,7 @@ def test_shapes_that_only_the_batches_tell(blobs):
     assert history["loss"] == pytest.approx(known["loss"], rel=1e-5)
 
 
-def test_batches_that_do_not_match(monkeypatch):
+def test_fit_rejects_batches_that_do_not_match(monkeypatch):
     """In number, as batches or in all; or in shape, which the dataset need not tell."""
     monkeypatch.setattr(feeds, "STEPS_PER_CALL", 2)
     good, three = (np.ones([4, 8], "float32"), np.zeros(4, "int32")), np.zeros(3, "int32")
@@ -86,18 +86,30 @@ def test_batches_that_do_not_match(monkeypatch):
     known = (tf.TensorSpec([None, 8], "float32"), tf.TensorSpec([None], "int32"))
     trained = tfbn.Solver(net(), jit=False)
     for spec, last, message in [
-        (known, [(good[0], three)], "Batch 4: x and y must hold as many.*(4, 8) and (3,)"),
-        (known, [(good[0], three), (good[0], five)], "Batch 4: x and y must hold as many.*(4, 8) and (3,)"),
-        (known, [(good[0][:0], five[:0])], "Batch 4: x and y must hold as many.*(0, 8) and (0,)"),
+        (known, [(good[0], three)], "Batch 4: x and y must be arrays of the same number.*(4, 8) and (3,)"),
+        (
+            known,
+            [(good[0], three), (good[0], five)],
+            "Batch 4: x and y must be arrays of the same number.*(4, 8) and (3,)",
+        ),
+        (
+            known,
+            [(good[0][:0], five[:0])],
+            "Batch 4: x and y must be arrays of the same number.*(0, 8) and (0,)",
+        ),
         (any_shape, [(good[0][:, :7], good[1])], "Batch 4: x must have examples of the shape (8,).*(7,)"),
-        (any_shape, [(good[0], three)], "Batch 4: x and y must hold as many.*(4, 8) and (3,)"),
+        (
+            any_shape,
+            [(good[0], three)],
+            "Batch 4: x and y must be arrays of the same number.*(4, 8) and (3,)",
+        ),
     ]:
         batches = tf.data.Dataset.from_generator(lambda: iter([good] * 3 + last), output_signature=spec)  # noqa: B023
         with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
             trained.fit(batches)
 
 
-def test_batches_of_one_size_that_the_dataset_tells(blobs):
+def test_fit_takes_batches_of_one_static_size(blobs):
     batches = tf.data.Dataset.from_tensor_slices(tuple(blobs.train)).batch(20, drop_remainder=True)
     x, y = (array[: len(array) // 20 * 20] for array in blobs.train)
     history = tfbn.Solver(net(), jit=False).fit(batches, validation_data=batches)
@@ -106,7 +118,7 @@ def test_batches_of_one_size_that_the_dataset_tells(blobs):
         assert history[name] == pytest.approx(known[name], rel=1e-5)
 
 
-def test_large_examples_are_shuffled_in_smaller_blocks():
+def test_batched_shuffles_large_examples_in_smaller_blocks():
     """Of 1 MiB each 64 are."""
     images = tf.data.Dataset.range(200).map(lambda i: tf.fill([2**18], tf.cast(i, "float32")))
     seen = [int(batch[0, 0]) for batch in batched(images, 1, seed=0)]
@@ -115,7 +127,7 @@ def test_large_examples_are_shuffled_in_smaller_blocks():
         assert sorted(seen[start : start + 64]) == block != seen[start : start + 64]
 
 
-def test_a_record_that_is_damaged_in_the_middle(tmp_path):
+def test_damaged_record_is_a_clear_error(tmp_path):
     path = str(tmp_path / "records")
     with tf.io.TFRecordWriter(path) as writer:
         for _ in range(100):
@@ -132,7 +144,7 @@ def test_a_record_that_is_damaged_in_the_middle(tmp_path):
         tfbn.Solver(net()).fit(dataset)
 
 
-def test_regressions_and_images(rng):
+def test_fit_takes_datasets_of_images_and_targets(rng):
     x = rng.normal(size=[30, 4, 4, 1]).astype("float32")
     targets = tf.data.Dataset.from_tensor_slices((x, x[:, 0, :2, 0])).batch(7)
     model = tfbn.Model((4, 4, 1), 2, (5,), conv_filters=(3,))
@@ -148,7 +160,7 @@ def stream(blobs):
     return Stream(**splits, name="blobs", source="arrays", title="blobs", classes=3)
 
 
-def test_a_stream_is_shuffled_by_seed_and_epoch(blobs, stream):
+def test_stream_is_shuffled_by_seed_and_epoch(blobs, stream):
     def fit(**options):
         made = tfbn.Solver(net(), jit=False)
         return made.fit(stream, epochs=2, **options)["loss"], made.model.get_weights()
@@ -172,7 +184,7 @@ def test_a_stream_is_shuffled_by_seed_and_epoch(blobs, stream):
     assert unshuffled == tfbn.Solver(net(), jit=False).fit(*blobs.train, epochs=2, shuffle=False)["loss"]
 
 
-def test_a_stream_that_was_cut_off_goes_on(stream, tmp_path):
+def test_stream_resumes_after_an_interruption(stream, tmp_path):
     whole = tfbn.Solver(net()).fit(stream, epochs=4, batch_size=20)
     tfbn.Solver(net()).fit(stream, epochs=2, batch_size=20, checkpoint_dir=tmp_path)
     resumed = tfbn.Solver(net()).fit(stream, epochs=4, batch_size=20, checkpoint_dir=tmp_path)
@@ -180,7 +192,7 @@ def test_a_stream_that_was_cut_off_goes_on(stream, tmp_path):
         assert resumed[name] == whole[name]
 
 
-def test_the_joined_batches_are_bounded_by_all_their_bytes(blobs, monkeypatch):
+def test_groups_are_bounded_by_all_their_bytes(blobs, monkeypatch):
     """Images as targets count, too, and what becomes int32."""
     monkeypatch.setattr(feeds, "BYTES_PER_CALL", 100_000)
     seen = []
@@ -194,7 +206,7 @@ def test_the_joined_batches_are_bounded_by_all_their_bytes(blobs, monkeypatch):
     assert seen == [100_000 // (4 * 4 * (8 + 600))]
 
 
-def test_what_is_no_pair_of_tensors(blobs):
+def test_fit_rejects_datasets_that_give_no_pairs(blobs):
     x, y = blobs.train
     for values in ({"x": x, "y": y}, (x, y, y), (x, {"y": y}), x):
         with pytest.raises(ValueError, match=r"must give pairs.*as tensors. Received: .*TensorSpec"):
@@ -205,7 +217,7 @@ def test_what_is_no_pair_of_tensors(blobs):
             getattr(tfbn.Solver(net()), method)(pairs, y)
 
 
-def test_a_dataset_that_can_be_read_once_only(blobs):
+def test_fit_rejects_a_dataset_that_can_be_read_once(blobs):
     batches = iter([tuple(split[:20] for split in blobs.train)] * 2)
     spec = (tf.TensorSpec([None, 8], "float32"), tf.TensorSpec([None], "int32"))
     once = tf.data.Dataset.from_generator(lambda: batches, output_signature=spec)
@@ -216,7 +228,7 @@ def test_a_dataset_that_can_be_read_once_only(blobs):
         tfbn.Solver(net()).fit(*blobs.train, epochs=3, validation_data=once)
 
 
-def test_the_end_of_an_iterator_is_not_waited_for(blobs, monkeypatch):
+def test_fit_does_not_wait_at_the_end_of_an_iterator(blobs, monkeypatch):
     """Unless it is left before: the first batches, which tell the shapes, and where the training fails."""
     ended = []
     dataset = tf.data.Dataset.from_tensor_slices(tuple(blobs.train)).batch(10)
@@ -246,7 +258,7 @@ def test_the_end_of_an_iterator_is_not_waited_for(blobs, monkeypatch):
     assert kept.traceback  # Which would hold the iterator.
 
 
-def test_a_source_has_one_reader_at_a_time():
+def test_source_has_one_reader_at_a_time():
     """Which reads ahead more slowly than the training goes on, past the first batch and past the cut."""
     readers = []
 
@@ -266,7 +278,7 @@ def test_a_source_has_one_reader_at_a_time():
     assert readers == [1, -1] * 6
 
 
-def test_compare_wants_arrays(stream):
+def test_compare_rejects_a_stream(stream):
     with pytest.raises(TypeError, match=r"in memory: tfbn\.data\.load\(name\).*Received: Stream"):
         tfbn.compare({"a": net}, stream)
 
@@ -288,7 +300,7 @@ for count in (100_000, 1_000_000):
 
 
 @pytest.mark.slow
-def test_memory_stays_flat(python):
+def test_memory_stays_flat_over_a_dataset(python):
     """3 GB of examples in hardly more than a tenth of them: the peak, in KiB."""
     few, many = map(int, python(MEMORY).split())
     assert many - few < 300 * 1024

@@ -12,7 +12,7 @@ from tfbn.bench import layer as bench_layer
 from tfbn.runtime import devices, selftest
 
 
-def test_devices_are_those_that_tensorflow_has():
+def test_find_device_accepts_the_devices_of_tensorflow():
     """The suite runs with two logical CPUs (conftest)."""
     assert devices.find_device("auto") == "cpu:0"
     assert devices.find_device("CPU") == "cpu:0"
@@ -22,7 +22,7 @@ def test_devices_are_those_that_tensorflow_has():
             devices.find_device(absent)
 
 
-def test_a_gpu_is_taken_and_made_to_grow(monkeypatch):
+def test_find_device_takes_the_gpu_and_lets_its_memory_grow(monkeypatch):
     """No GPU here: TensorFlow's answers are played, ours are tested."""
     grown = []
     device = type("Device", (), {})
@@ -97,7 +97,7 @@ def convolutional():
     return net(keras.layers.Reshape([8, 1]), keras.layers.Conv1D(2, 3), keras.layers.Flatten())
 
 
-def test_a_gpu_that_works_is_tried_once(gpu):
+def test_gpu_that_works_is_tried_once(gpu):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for build in (net, net, convolutional, convolutional):
@@ -106,7 +106,7 @@ def test_a_gpu_that_works_is_tried_once(gpu):
     assert tfbn.Solver(net(), jit=False, device="gpu").jit is False
 
 
-def test_a_cpu_has_nothing_to_show(gpu):
+def test_cpu_is_not_tried(gpu):
     for build, jit, expected in ((net, "auto", True), (convolutional, "auto", False), (net, False, False)):
         assert tfbn.Solver(build(), jit=jit, device="cpu").jit is expected
     assert tfbn.Solver(convolutional(), jit=True, device="cpu").jit is True
@@ -114,7 +114,7 @@ def test_a_cpu_has_nothing_to_show(gpu):
 
 
 @pytest.mark.parametrize("jit", ["auto", True])
-def test_where_xla_fails_all_train_without_and_one_warning_says_so(blobs, gpu, monkeypatch, jit):
+def test_solvers_train_without_xla_where_it_fails_and_warn_once(blobs, gpu, monkeypatch, jit):
     fail(monkeypatch, lambda convolutions, jit: jit, "libdevice not found")
     with pytest.warns(UserWarning) as told:
         solvers = [tfbn.Solver(build(), "sgd", jit=jit) for build in (net, net, convolutional)]
@@ -131,7 +131,7 @@ def test_where_xla_fails_all_train_without_and_one_warning_says_so(blobs, gpu, m
     np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
 
 
-def test_a_comparison_falls_back_with_one_warning(blobs, gpu, monkeypatch):
+def test_comparison_trains_without_xla_where_it_fails_and_warns_once(blobs, gpu, monkeypatch):
     fail(monkeypatch, lambda convolutions, jit: jit, "libdevice not found")
     with pytest.warns(UserWarning) as told:
         result = tfbn.compare({"one": net, "other": net}, blobs, epochs=1, batch_size=50, seeds=2)
@@ -149,7 +149,7 @@ def test_convolutions_are_tried_where_a_model_has_them(gpu, monkeypatch):
 
 
 @pytest.mark.parametrize("jit", [True, False])
-def test_a_device_that_cannot_train_is_one_clear_error(gpu, monkeypatch, jit):
+def test_device_that_cannot_train_is_one_clear_error(gpu, monkeypatch, jit):
     fail(monkeypatch, lambda convolutions, jit: True, "CUDA_ERROR_INVALID_PTX")
     with warnings.catch_warnings(), pytest.raises(ValueError) as raised:
         warnings.simplefilter("error")
@@ -165,14 +165,14 @@ def test_a_device_that_cannot_train_is_one_clear_error(gpu, monkeypatch, jit):
     assert tfbn.Solver(net(), device="cpu").jit is True
 
 
-def test_wrong_numbers_are_a_failure(gpu, monkeypatch):
+def test_failure_reports_wrong_losses(gpu, monkeypatch):
     monkeypatch.setattr(selftest, "_train", lambda device, convolutions, jit: [1.0, 1.0])
     assert selftest.failure("gpu:0") == "the losses of its steps are [1.0, 1.0], not [1.0, 9.0]"
 
 
 @pytest.mark.parametrize("jit", [True, False])
 @pytest.mark.parametrize("convolutions", [True, False])
-def test_the_tiny_step_against_keras(monkeypatch, convolutions, jit):
+def test_losses_of_the_tiny_step_are_those_of_keras(monkeypatch, convolutions, jit):
     """On the device that it is told; the losses are those of Keras' own SGD."""
     weights, variable = [], tf.Variable
     monkeypatch.setattr(
@@ -207,7 +207,7 @@ BUILT = ["sm_60", "sm_89", "compute_90"]
         (None, BUILT, False),
     ],
 )
-def test_gpus_that_came_after_tensorflow(monkeypatch, capability, built, newer):
+def test_gpus_that_came_after_tensorflow_are_recognised(monkeypatch, capability, built, newer):
     details = {} if capability is None else {"compute_capability": capability}
     build = {} if built is None else {"cuda_compute_capabilities": built}
     monkeypatch.setattr(devices, "details", lambda device: details)
@@ -215,7 +215,7 @@ def test_gpus_that_came_after_tensorflow(monkeypatch, capability, built, newer):
     assert selftest._is_newer_than_tensorflow("gpu:0") is newer
 
 
-def test_where_xla_ends_the_process_it_is_tried_in_another(gpu, monkeypatch):
+def test_xla_is_tried_in_another_process_where_it_may_end_it(gpu, monkeypatch):
     """A flag that XLA does not know makes it abort, as a GPU does that its compiler does not know."""
     monkeypatch.setattr(selftest, "_is_newer_than_tensorflow", lambda device: device == "gpu:0")
     elsewhere = selftest.failure_elsewhere
@@ -227,7 +227,7 @@ def test_where_xla_ends_the_process_it_is_tried_in_another(gpu, monkeypatch):
     assert gpu == [("gpu:0", False, False)], "here without XLA only"
 
 
-def test_what_the_other_process_runs(monkeypatch):
+def test_failure_elsewhere_runs_failure_here(monkeypatch):
     scripts = []
     ended = subprocess.CompletedProcess([], 0, stderr="")
     monkeypatch.setattr(subprocess, "run", lambda call, **_: scripts.append(call[2]) or ended)
@@ -240,7 +240,7 @@ def test_what_the_other_process_runs(monkeypatch):
         exec(scripts[1])
 
 
-def test_survey(gpu, monkeypatch):
+def test_survey_and_its_table_describe_the_devices(gpu, monkeypatch):
     fail(monkeypatch, lambda convolutions, jit: convolutions and jit, "no DNN library")
     monkeypatch.setattr(selftest, "_memory", lambda: {"gpu:0": 76.5})
     found = selftest.survey()
@@ -261,16 +261,16 @@ def test_survey(gpu, monkeypatch):
     assert found["cuda"] == tf.sysconfig.get_build_info().get("cuda_version")
     lines = selftest.table(found).splitlines()
     assert lines[0].split() == ["device", "hardware", "memory", "capability", "trains", "XLA"]
-    assert lines[2].split() == ["gpu:0", "Great", "9000", "76.5", "GiB", "9.0", "yes", "no"]
+    assert lines[3].split() == ["gpu:0", "Great", "9000", "76.5", "GiB", "9.0", "yes", "no"]
     for heading, text in (("memory", "76.5 GiB"), ("capability", "9.0"), ("trains", "yes"), ("XLA", "no")):
-        assert lines[2].index(text) == lines[0].index(heading)
-    assert lines[3] == "gpu:0 says: no DNN library under XLA with convolutions"
+        assert lines[3].index(text) == lines[0].index(heading)
+    assert lines[4] == "gpu:0 says: no DNN library under XLA with convolutions"
     assert "--device auto takes gpu:0." in lines
     assert not [line for line in lines if "sees no GPU" in line]
     assert len(lines) < 24 and max(map(len, lines)) < 100
 
 
-def test_memory_is_of_gpus(monkeypatch):
+def test_memory_is_that_of_gpus(monkeypatch):
     """TensorFlow's answer is played, in its own class where there is a GPU."""
     assert selftest._memory() == {}
     session = tf.compat.v1.Session(graph=tf.Graph())

@@ -110,7 +110,7 @@ def test_convolutions_equal_one_device(two_replicas, size):
         solver.train(*(values[:1] for values in batches[0]))
 
 
-def test_epochs_with_a_rest_equal_keras_fit(two_replicas):
+def test_epochs_with_a_smaller_last_batch_equal_keras_fit(two_replicas):
     """203 = 25 * 8 + 3: the last batch is of one row and of two."""
     x, y = examples(203)
     expected = build(dense, "ours")
@@ -129,7 +129,7 @@ def test_epochs_with_a_rest_equal_keras_fit(two_replicas):
     assert history.about["strategy"] == {"name": "mirrored", "replicas": 2, "workers": 1}
 
 
-def test_compare_on_two_replicas(two_replicas, blobs, tmp_path):
+def test_compare_on_two_replicas_equals_one_device(two_replicas, blobs, tmp_path):
     arms = {
         "batchnorm": lambda: tfbn.Model(8, 3, (6,), use_bias=False),
         "plain": lambda: tfbn.Model(8, 3, (6,), use_batchnorm=False),
@@ -155,7 +155,7 @@ def test_compare_on_two_replicas(two_replicas, blobs, tmp_path):
         tfbn.compare(arms, blobs, **options)
 
 
-def test_our_networks_are_synchronized_in_a_scope_of_several_replicas(two_replicas):
+def test_model_synchronizes_its_norms_in_a_scope_of_several_replicas(two_replicas):
     def kinds(**options):
         model = tfbn.Model(8, 3, (6,), **options)
         return [layer.synchronized for layer in model.layers if isinstance(layer, tfbn.BatchNormalization)]
@@ -167,7 +167,7 @@ def test_our_networks_are_synchronized_in_a_scope_of_several_replicas(two_replic
         assert kinds(batchnorm_options={"virtual_batch_size": 4}) == [False]
 
 
-def test_what_does_not_go_together_is_said(two_replicas):
+def test_solver_rejects_options_that_a_strategy_excludes(two_replicas):
     outside = build(dense, "plain")
     with two_replicas.scope():
         model = build(dense, "plain")
@@ -192,7 +192,7 @@ def test_what_does_not_go_together_is_said(two_replicas):
     [keras.losses.Dice(), lambda y, y_pred: tf.reduce_mean(tf.square(y - y_pred))],
     ids=["dice", "function"],
 )
-def test_a_loss_of_the_whole_batch_cannot_be_shared(two_replicas, loss):
+def test_solver_rejects_a_loss_of_the_whole_batch(two_replicas, loss):
     x, y = examples(8)
     y = np.eye(3, dtype="float32")[y]
     with two_replicas.scope():
@@ -202,7 +202,7 @@ def test_a_loss_of_the_whole_batch_cannot_be_shared(two_replicas, loss):
         solver.train(x, y)
 
 
-def test_an_overflow_on_one_replica_is_one_on_all(two_replicas):
+def test_overflow_on_one_replica_is_one_on_all(two_replicas):
     """In float16 a gradient beyond 65,504 costs the step; Keras asks the first replica alone."""
     x, y = examples(8)
     x[5] *= 1e4  # On the second.
@@ -233,7 +233,7 @@ def test_an_overflow_on_one_replica_is_one_on_all(two_replicas):
         ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "neither worker nor chief"),
     ],
 )
-def test_a_wrong_tf_config_is_told_with_an_example(text, message):
+def test_wrong_tf_config_is_an_error_with_an_example(text, message):
     with pytest.raises(ValueError, match=message) as error:
         strategies.check_tf_config(text)
     assert strategies.TF_CONFIG_EXAMPLE in str(error.value)
@@ -323,7 +323,7 @@ def test_two_processes_equal_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_worker_that_dies_ends_the_others_with_a_message(tmp_path, number):
+def test_workers_end_with_a_message_when_another_dies(tmp_path, number):
     command = "-m tfbn compare --train-size 500 --epochs 2000 --seeds 1 --strategy multiworker --out out"
     chief, worker = start_workers(tmp_path, lambda index: shlex.split(command))
     try:
@@ -346,7 +346,7 @@ def test_a_worker_that_dies_ends_the_others_with_a_message(tmp_path, number):
 
 
 @pytest.mark.slow
-def test_workers_that_were_told_different_things_do_not_train(tmp_path):
+def test_workers_with_different_settings_do_not_train(tmp_path):
     command = "-m tfbn compare --train-size 500 --epochs 2 --seeds 1 --strategy multiworker --out out"
     more = {0: "", 1: " --learning-rate 0.1 --batch-size 50"}
     chief, worker = start_workers(tmp_path, lambda index: shlex.split(command + more[index]))
@@ -366,7 +366,7 @@ def test_workers_that_were_told_different_things_do_not_train(tmp_path):
 
 
 @pytest.mark.slow
-def test_waiting_for_workers_ends_by_an_interrupt(tmp_path):
+def test_interrupt_ends_the_wait_for_workers(tmp_path):
     command = "-m tfbn compare --strategy multiworker --out out"
     chief, worker = start_workers(tmp_path, lambda index: shlex.split(command))
     worker.kill()

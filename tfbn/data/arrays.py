@@ -117,9 +117,9 @@ class Data:
 
 
 def _check_pair(name: str, pair: Any) -> tuple[ArrayLike, ArrayLike]:
-    if isinstance(pair, (tuple, list)) and len(pair) == 2:
-        return pair[0], pair[1]
     is_sequence = isinstance(pair, (tuple, list))
+    if is_sequence and len(pair) == 2:
+        return pair[0], pair[1]
     received = f"{type(pair).__name__} of length {len(pair)}" if is_sequence else type(pair).__name__
     raise (ValueError if is_sequence else TypeError)(
         f"`{name}` must be a pair of arrays (x, y). Received: {received}. "
@@ -129,10 +129,10 @@ def _check_pair(name: str, pair: Any) -> tuple[ArrayLike, ArrayLike]:
 
 def _count_classes(splits: dict[str, Split]) -> int:
     """Return the width of one-hot labels, or one more than the largest label."""
-    y = splits["train"].y
-    return (
-        y.shape[1] if y.ndim == 2 and y.shape[1] > 1 else 1 + int(max(y.max() for _, y in splits.values()))
-    )
+    shape = splits["train"].y.shape
+    if len(shape) == 2 and shape[1] > 1:
+        return shape[1]
+    return 1 + int(max(y.max() for _, y in splits.values()))
 
 
 def epoch_order(

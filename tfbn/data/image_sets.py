@@ -6,7 +6,7 @@ import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -75,14 +75,6 @@ def folder_of_sets(builder: tfds.core.DatasetBuilder) -> Path:
     return Path(builder.data_dir).parents[builder.info.full_name.count("/")]
 
 
-class Bounds(NamedTuple):
-    """Where the splits end in a set's order: validation, then test if the set has none, then train."""
-
-    validation: int
-    held_out: int
-    end: int
-
-
 @dataclass(frozen=True)
 class ImageSet:
     """A prepared set and how to split it; the options are those of `load`."""
@@ -99,8 +91,11 @@ class ImageSet:
         """Whether the test split is the set's own."""
         return "test" in self.builder.info.splits and not self.pooled
 
-    def bounds(self) -> Bounds:
-        """Return the bounds of the splits, or raise ValueError for sizes that the set does not have."""
+    def bounds(self) -> tuple[int, int, int]:
+        """Return where validation, the examples held out, and train end in the set's order.
+
+        What is held out beyond the validation split is the test split of a set that has none.
+        """
         splits = self.builder.info.splits
         if "train" not in splits:
             raise ValueError(f"{self.name} has no training split. It has: {', '.join(splits) or 'none'}.")
@@ -114,10 +109,10 @@ class ImageSet:
         size = check_validation_size(size, examples, parts)
         held_out = parts * size
         if self.train_size is None:
-            return Bounds(size, held_out, examples)
+            return size, held_out, examples
         reason = "the examples that are not held out"
         train_size = integer("train_size", self.train_size, 1, examples - held_out, reason)
-        return Bounds(size, held_out, held_out + train_size)
+        return size, held_out, held_out + train_size
 
     def data(self) -> Data:
         """Read the splits into memory."""
@@ -135,12 +130,11 @@ class ImageSet:
             x, y = shuffled(*self._arrays("+".join(sources)))
         else:
             x, y = self._arrays(f"train[:{end}]")
+        rows = slice(validation, held_out)
         return Data(
             train=(x[held_out:end], y[held_out:end]),
             validation=(x[:validation], y[:validation]),
-            test=self._arrays("test")
-            if self.has_own_test
-            else (x[validation:held_out], y[validation:held_out]),
+            test=self._arrays("test") if self.has_own_test else (x[rows], y[rows]),
             **self._origin(),
         )
 

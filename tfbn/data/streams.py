@@ -195,8 +195,8 @@ def read_batches(dataset: tf.data.Dataset) -> Iterator[Any]:
         raise ValueError(
             f"The data on disk are damaged ({first_line(error)}). Prepare them again."
         ) from None
-    # At its end the joining of batches has released the user's dataset. Before the end, the iterator may
-    # still read ahead in it, and must not meet the next reader there: it is deleted here.
+    # At its end the pipeline has released the user's dataset. A caller that leaves before the end waits for
+    # the deletion instead: the iterator may still read ahead, and must not meet the next reader.
     threading.Thread(target=iterators.clear).start()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import numpy as np
 
+from tfbn.data.arrays import as_classes
 from tfbn.layers import inspection
 
 # What replaces the calls of the layers; None: nothing.
@@ -132,9 +133,9 @@ def _predictions(output, is_logits):
 
 def _classes(labels, number):
     """Return labels as integers, or None if they are not classes."""
-    if labels.ndim == 2 and labels.shape[1] == number > 1:
-        one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()
-        return labels.argmax(1) if one_hot else None
-    fits = labels.ndim == 1 or labels.shape[1:] == (1,)
-    fits = fits and (labels == np.floor(labels)).all() and labels.min() >= 0
-    return labels.ravel().astype(int) if fits and labels.max() < max(number, 2) else None
+    if labels.shape[1:] not in ((), (1,), (number,)):
+        return None
+    try:
+        return as_classes(labels, max(number, 2))
+    except ValueError:
+        return None

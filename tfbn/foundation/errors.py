@@ -19,7 +19,7 @@ def first_line(error: BaseException | str) -> str:
     text = error if isinstance(error, str) else getattr(error, "strerror", None) or str(error)
     text = text.rpartition("}} ")[2].split(" [Op:")[0]
     lines = text.strip().splitlines() or ["" if isinstance(error, str) else type(error).__name__]
-    return lines[0][:LONGEST_LINE]
+    return lines[0].strip()[:LONGEST_LINE]
 
 
 def class_and_line(error: BaseException) -> str:
