@@ -137,6 +137,13 @@ def test_folder_belongs_to_one_training(tmp_path):
             opened(tmp_path / name, about)
 
 
+def test_folder_with_an_interrupted_write_is_new(tmp_path):
+    (tmp_path / ".tfbn-x1y2").mkdir()
+    (tmp_path / ".about.json").touch()
+    assert opened(tmp_path, {"epochs": 3}) == {"epochs": 3}
+    assert checkpoints.read_json(tmp_path / "about.json") == {"epochs": 3}
+
+
 @pytest.mark.parametrize("name", ["{x,y}", "Größe 漢", "a b"])
 def test_checkpoints_survive_unusual_folder_names(tmp_path, name):
     variable = keras.Variable(np.zeros(3))

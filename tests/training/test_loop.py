@@ -101,3 +101,11 @@ def test_history_of_fit_survives_a_file(blobs, tmp_path):
     history.save(tmp_path / "history.json")
     again = History.load(tmp_path / "history.json")
     assert again == history
+
+
+def test_fit_accepts_numpy_integers(blobs):
+    numbers = dict(epochs=np.int64(3), initial_epoch=np.int8(1), batch_size=np.uint8(20), seed=np.int32(4))
+    history = tfbn.Solver(net(), jit=False).fit(blobs, **numbers)
+    assert history["epoch"] == [2, 3]
+    plain = {name: int(number) for name, number in numbers.items()}
+    assert history["loss"] == tfbn.Solver(net(), jit=False).fit(blobs, **plain)["loss"]

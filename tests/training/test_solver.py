@@ -169,6 +169,10 @@ def test_keras_saves_and_evaluates_the_trained_model(blobs, tmp_path):
     assert int(again.optimizer.iterations) == int(solver.model.optimizer.iterations) == 14
 
 
+def test_learning_rate_may_be_a_numpy_integer():
+    assert float(tfbn.Solver(net(), "sgd", np.int64(1), jit=False).model.optimizer.learning_rate) == 1.0
+
+
 class Own(keras.Sequential):
     def train_step(self, data):
         return {"loss": 0.0}
