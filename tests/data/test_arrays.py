@@ -89,7 +89,6 @@ def test_data_rejects_arrays_that_do_not_fit(changes, message):
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(2), "_BatchDataset"),
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(3), "_BatchDataset"),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
 def test_data_rejects_splits_that_are_not_pairs(name, split, received):
