@@ -105,7 +105,7 @@ def with_nan():
         (lambda s: s.evaluate(X, Y, batch_size=0), ValueError, "1 or more"),
         (lambda s: s.fit(X[:, :7], Y), ValueError, "(None, 8)"),
         (lambda s: s.train(X[0], Y[0]), ValueError, "(8,)"),
-        (lambda s: s.fit(X, Y[:9]), ValueError, "as many examples"),
+        (lambda s: s.fit(X, Y[:9]), ValueError, "same number of examples"),
         (lambda s: s.fit(X[:0], Y[:0]), ValueError, "one or more"),
         (lambda s: s.fit(X, Y + 1), ValueError, "Received labels from 1 to 3"),
         (lambda s: s.fit(X, Y - 1), ValueError, "from -1 to 1"),
