@@ -37,7 +37,7 @@ class Trained(NamedTuple):
 
 
 class Session:
-    """One call of `compare`: it builds arms, finds their programs, trains their runs and makes the result."""
+    """One call of `compare`: builds arms, finds their programs, trains runs and makes the result."""
 
     def __init__(
         self,
