@@ -18,7 +18,7 @@ SPREAD = "the mean of the seeds, a band from the lowest to the highest"
 
 
 class Drawing(NamedTuple):
-    """How a figure is drawn: by what function of plots, with what caption, and what is observed for it."""
+    """A kind of figure: the function that draws it, its caption, and what has to be observed for it."""
 
     draw: Callable[..., Any]
     caption: str

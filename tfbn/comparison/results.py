@@ -21,7 +21,7 @@ from tfbn.verdict.judge import Verdict, judge
 
 @dataclass
 class Comparison:
-    """What a comparison recorded, and its verdict.
+    """The result of a comparison.
 
     Attributes:
         records: a dict for each arm, seed and epoch: arm, seed, epoch (from 1), train_loss,

@@ -1,4 +1,4 @@
-"""`Session`: one call of `compare`, from networks to a result."""
+"""`Session`: from networks to the result of their comparison."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Trained(NamedTuple):
 
 
 class Session:
-    """Builds the arms, finds their programs, trains their runs and makes the result."""
+    """One call of `compare`: builds arms, finds their programs, trains runs and makes the result."""
 
     def __init__(
         self,
@@ -132,8 +132,8 @@ class Session:
             # The other workers know of no stop: they end when they miss this one, which has to go.
             if not records or workers(self.placement.strategy) > 1:
                 raise KeyboardInterrupt
-            count = f"{len(records)} epochs, all arms and seeds counted"
-            warnings.warn(f"Interrupted: kept {count}.", stacklevel=4)
+            message = f"Interrupted: kept {len(records)} epochs, all arms and seeds counted."
+            warnings.warn(message, stacklevel=4)
         models = self._models()
         return Comparison(records, _items(runs, "test"), vars(self._metadata(runs, models)), models)
 

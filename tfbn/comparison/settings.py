@@ -21,7 +21,7 @@ VARY_TYPES = {"setting": str, "label": str, "log": bool}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Settings:
-    """What a comparison trains, on what data and how: arguments of `compare`, checked.
+    """The arguments of `compare` that its records depend on, and those of its figures.
 
     `arms` become `Arm`, `seeds` a list, and `optimizer` a copy with its learning rate set.
     """
