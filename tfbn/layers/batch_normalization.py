@@ -337,7 +337,8 @@ class BatchNormalization(keras.layers.Layer):
 
     def _broadcast(self, weight, x):
         """``[C] -> [1, ..., C, ..., 1]``, in the rank and dtype of `x`, ghost batches included."""
-        channels = [axis - self.input_spec.ndim for axis in self.input_spec.axes]
+        spec = self.input_spec
+        channels = {axis - spec.ndim: length for axis, length in spec.axes.items()}
         return functional.broadcast(weight, x, channels)
 
     def _channel_lengths(self, input_shape):

@@ -139,13 +139,13 @@ def normalize(
     return x * scale + (beta - mean * scale)
 
 
-def broadcast(weight: tf.Tensor, x: tf.Tensor, channels: Sequence[int]) -> tf.Tensor:
-    """Reshape a weight for `x`, whose channels are on the axes `channels`: ``[C] -> [1, ..., C, ..., 1]``.
+def broadcast(weight: tf.Tensor, x: tf.Tensor, channels: Mapping[int, int]) -> tf.Tensor:
+    """Reshape a weight for `x`: ``[C] -> [1, ..., C, ..., 1]``, in the rank and dtype of `x`.
 
-    The result has the rank and dtype of `x`.
+    `channels` has the length of each axis of channels, in order.
     """
     shape = [1] * x.shape.rank
-    for axis, length in zip(channels, weight.shape, strict=True):
+    for axis, length in channels.items():
         shape[axis] = length
     return tf.reshape(tf.cast(weight, x.dtype), shape)
 

@@ -194,7 +194,7 @@ def normalize_by_batch(
     axes = [axis for axis in reduced_axes(layer, x.shape.rank) if axis or not per_example]
     gamma = layer.gamma if layer.scale else tf.ones_like(layer.moving_mean)
     beta = layer.beta if layer.center else tf.zeros_like(layer.moving_mean)
-    channels = channel_axes(layer, x.shape.rank)
+    channels = {axis: x.shape[axis] for axis in channel_axes(layer, x.shape.rank)}
     gamma, beta = (functional.broadcast(weight, x, channels) for weight in (gamma, beta))
     batch = moments(x, axes, broadcast_mask(mask, x))
     return functional.normalize(batch.shifted, batch.offset, batch.variance, gamma, beta, layer.epsilon)

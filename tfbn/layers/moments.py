@@ -172,8 +172,8 @@ def pool_over_replicas(batch: Moments) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     total, count = sum_over_replicas([batch.count * batch.mean, batch.count])
     shift = tf.math.divide_no_nan(total, count)
     distance = (batch.shift - shift) + batch.offset
-    squares = batch.variance + tf.square(distance)
-    first, second = sum_over_replicas([batch.count * distance, batch.count * squares])
+    sums = [batch.count * distance, batch.count * (batch.variance + tf.square(distance))]
+    first, second = sum_over_replicas(sums)
     offset = tf.math.divide_no_nan(first, count)
     variance = _variance(second, count, offset)
     return shift + offset, variance, count
