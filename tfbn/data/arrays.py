@@ -102,7 +102,7 @@ class Data:
 
     def about(self) -> dict[str, Any]:
         """Return what a result records of its data."""
-        about = {
+        record = {
             "name": self.name,
             "title": self.title,
             "source": self.source,
@@ -112,8 +112,8 @@ class Data:
         }
         if self.is_curve:
             arrays = {"x": self.train.x, "y": self.train.y, "validation_x": self.validation.x}
-            about["curve"] = {name: array.ravel().tolist() for name, array in arrays.items()}
-        return about
+            record["curve"] = {name: array.ravel().tolist() for name, array in arrays.items()}
+        return record
 
 
 def _check_pair(name: str, pair: Any) -> tuple[ArrayLike, ArrayLike]:

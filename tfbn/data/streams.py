@@ -115,12 +115,12 @@ class _BatchChecks:
     errors: dict[int, ValueError] = field(default_factory=dict)  # by the batch's number
 
     def map_batch(self, number: tf.Tensor, batch: tuple) -> tuple:
-        """Check a batch whose shapes the dataset does not tell."""
+        """Check a batch of a dataset without static shapes."""
         return tuple(self._checked(self._check_batch, number, *batch))
 
     def map_group(self, number: tf.Tensor, batches: tuple) -> tuple:
         """Check the batches of a group, and join them."""
-        # Batches that tell their size are not ragged.
+        # Batches of a static size are not ragged.
         x, y = (b if isinstance(b, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(b) for b in batches)
         rows, labels = x.row_lengths(), y.row_lengths()
         x, y = self._checked(self._check_group, number, x.flat_values, y.flat_values, rows, labels)

@@ -36,7 +36,7 @@ def sigterm_as_interrupt() -> None:
 
 @contextlib.contextmanager
 def _handlers_replaced(handler: Callable[[int, FrameType | None], Any] | int) -> Iterator[None]:
-    """Handle both signals by `handler`; then restore the former handlers, whoever set others meanwhile."""
+    """Handle both signals by `handler`; then restore the former handlers, even over later ones."""
     former_handlers = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield

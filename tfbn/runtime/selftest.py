@@ -198,9 +198,9 @@ def _memory() -> dict[str, float]:
     return {devices.short_name(gpu.name): gpu.memory_limit_bytes / 2**30 for gpu in gpus}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """Return the result of `survey` as text."""
-    rows = found["devices"]
+    rows = result["devices"]
     cells = [
         (
             row["name"],
@@ -213,12 +213,12 @@ def table(found: dict[str, Any]) -> str:
     ]
     lines = [text_table(("device", "hardware", "memory", "capability", "trains", "XLA"), cells)]
     lines += [f"{row['name']} says: {row['failure']}" for row in rows if row["failure"]]
-    lines += ["", f"--device auto takes {found['auto']}."]
-    if found["cuda"] and not any(row["name"].startswith("gpu") for row in rows):
+    lines += ["", f"--device auto takes {result['auto']}."]
+    if result["cuda"] and not any(row["name"].startswith("gpu") for row in rows):
         lines.append(
             "TensorFlow sees no GPU. One from NVIDIA needs its driver and pip install -e '.[gpu]'."
         )
-    packages = dict(found["versions"])
-    if found["cuda"]:
-        packages["tensorflow"] += f", built for CUDA {found['cuda']} and cuDNN {found['cudnn']}"
+    packages = dict(result["versions"])
+    if result["cuda"]:
+        packages["tensorflow"] += f", built for CUDA {result['cuda']} and cuDNN {result['cudnn']}"
     return "\n".join([*lines, "", text_table(("package", "version"), packages.items())])
