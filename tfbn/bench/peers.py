@@ -6,7 +6,6 @@ Both nets are those of `tfbn compare`: 784-32-32-10 with ReLU, with and without 
 from __future__ import annotations
 
 import concurrent.futures
-import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +20,8 @@ from tfbn.training.solver import Solver
 
 INPUTS, CLASSES, WIDTH, BATCH_SIZE, LEARNING_RATE = 784, 10, 32, 32, 0.01
 
-jax: Any = importlib.import_module("jax") if is_installed("jax") else None
+if is_installed("jax"):
+    import jax
 
 Run = Callable[[], float]
 
@@ -117,7 +117,7 @@ def _torch_net(batchnorm: bool) -> Any:
 
 def jax_device(device: str) -> Any:
     """Return JAX' device object; None where JAX is missing or does not see the device."""
-    if jax is None:
+    if not is_installed("jax"):
         return None
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Else it takes most of a GPU's memory.
     kind, number = device.split(":")
