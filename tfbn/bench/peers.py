@@ -20,7 +20,7 @@ from tfbn.training.solver import Solver
 
 INPUTS, CLASSES, WIDTH, BATCH_SIZE, LEARNING_RATE = 784, 10, 32, 32, 0.01
 
-if is_installed("jax"):  # A peer that is missing is left out.
+if is_installed("jax"):
     import jax
 
 Run = Callable[[], float]
