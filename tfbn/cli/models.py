@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from tfbn.cli.console import loading, open_console, stderr_silenced
-from tfbn.cli.options import DATA_DIR, JSON, Decorator, add_options, example, flag, list_of
-
-if TYPE_CHECKING:
-    import keras
-
-    from tfbn.data.arrays import Split
+from tfbn.cli.options import DATA_DIR, JSON, Decorator, ListOf, add_options, example, flag
 
 
 def model_and_data(split: str, dataset: str | None) -> Decorator:
@@ -31,13 +25,7 @@ def model_and_data(split: str, dataset: str | None) -> Decorator:
     )
 
 
-def _load_model(
-    console: Console,
-    path: str,
-    out: str | None = None,
-    suffix: str = ".keras",
-    needs_batchnorm: bool = True,
-) -> keras.Model:
+def _load_model(console, path, out=None, suffix=".keras", needs_batchnorm=True):
     """Return the model in the file `path`, if `out` is a file that can be written."""
     with loading(console):
         from tfbn.layers import inspection
@@ -51,9 +39,7 @@ def _load_model(
         return model
 
 
-def _load_split(
-    console: Console, model: keras.Model, dataset: str | None, split: str, data_dir: str | None
-) -> Split | None:
+def _load_split(console, model, dataset, split, data_dir):
     """Return a split of a data set, in the shape of the model's inputs; None without a data set."""
     if dataset is None:
         return None
@@ -158,7 +144,7 @@ def fold(path: str, out: str, **data: Any) -> None:
 @click.option(
     "--formats",
     default="savedmodel",
-    callback=list_of(str.strip, "formats"),
+    type=ListOf(str.strip, "formats"),
     help="Formats, separated by commas: savedmodel, litert, onnx.",
 )
 @click.option("--fold/--no-fold", "fold_first", default=True, help="Fold batch norm layers first.")

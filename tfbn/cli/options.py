@@ -29,16 +29,20 @@ def add_options(*options: Decorator) -> Decorator:
     return lambda command: functools.reduce(lambda command, add: add(command), reversed(options), command)
 
 
-def list_of(kind: Callable[[str], Any], example: str) -> Callable:
-    """Return a click callback that reads "32,32" as (32, 32), and a missing option as None."""
+class ListOf(click.ParamType):
+    """A list such as 32,32, which becomes a tuple."""
 
-    def parse(context, parameter, text):
+    name = "list"
+
+    def __init__(self, kind: Callable[[str], Any], example: str) -> None:
+        self.kind, self.example = kind, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
+        """Return a tuple of `kind`."""
         try:
-            return None if text is None else tuple(kind(part) for part in text.split(","))
+            return tuple(self.kind(part) for part in value.split(","))
         except ValueError:
-            raise click.BadParameter(f"{text!r} is not a list of {example}.") from None
-
-    return parse
+            self.fail(f"{value!r} is not a list of {self.example}.", param, ctx)
 
 
 def number_or_name(text: str) -> int | float | str:
@@ -70,41 +74,32 @@ TRAINING = (
     flag("--resume", help="Resume the unfinished run in OUT, or else the newest one of this NAME."),
     JSON,
 )
-COUNT = click.IntRange(1)
-# The options that set a recipe's settings of the same names.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "dataset": dict(help="Data set: mnist, fashion_mnist, kmnist, cifar10 or another one in TFDS."),
-    "train_size": dict(type=COUNT, help="Training examples.", show_default="all"),
-    "validation_size": dict(
-        type=COUNT, help="Validation examples.", show_default="5000; of the sample 500"
+COUNT, FACTOR = click.IntRange(1), click.FloatRange(0)
+# The options that set a recipe's settings of the same names: help, type, and the default in words where
+# the value of DEFAULTS does not say it.
+SETTINGS: dict[str, tuple[str, Any, str | None]] = {
+    "dataset": ("Data set: mnist, fashion_mnist, kmnist, cifar10 or another one in TFDS.", str, None),
+    "train_size": ("Training examples.", COUNT, "all"),
+    "validation_size": ("Validation examples.", COUNT, "5000; of the sample 500"),
+    "epochs": ("Passes over the training data.", COUNT, None),
+    "steps_per_epoch": ("Steps between two records.", COUNT, "one pass"),
+    "batch_size": ("Examples in a step.", COUNT, None),
+    "seeds": ("Number of seeds to repeat the training with.", click.IntRange(1, 1000), None),
+    "seed": ("First seed. The next seeds count up from it.", click.IntRange(0), None),
+    "hidden": ("Widths of the hidden layers.", ListOf(int, "integers such as 32,32"), "32,32"),
+    "activation": ("Keras activation of the hidden layers.", str, None),
+    "initializer": ("Keras initializer, or the standard deviation of a normal one.", number_or_name, None),
+    "dropout": ("Share of hidden units to drop.", click.FloatRange(0, 1, max_open=True), None),
+    "weight_decay": ("Factor of an L2 penalty on the weights.", FACTOR, None),
+    "optimizer": ("Keras optimizer, momentum or nesterov.", str, None),
+    "learning_rate": ("Learning rate of the optimizer.", FACTOR, None),
+    "reach": (
+        "Validation accuracy (or loss) of which to compare the steps.",
+        float,
+        "one that all reach",
     ),
-    "epochs": dict(type=COUNT, help="Passes over the training data."),
-    "steps_per_epoch": dict(type=COUNT, help="Steps between two records.", show_default="one pass"),
-    "batch_size": dict(type=COUNT, help="Examples in a step."),
-    "seeds": dict(type=click.IntRange(1, 1000), help="Number of seeds to repeat the training with."),
-    "seed": dict(type=click.IntRange(0), help="First seed. The next seeds count up from it."),
-    "hidden": dict(
-        callback=list_of(int, "integers such as 32,32"),
-        help="Widths of the hidden layers.",
-        default="32,32",
-    ),
-    "activation": dict(help="Keras activation of the hidden layers."),
-    "initializer": dict(
-        type=number_or_name,
-        metavar="TEXT",
-        help="Keras initializer of the weights, or the standard deviation of a normal distribution.",
-    ),
-    "dropout": dict(type=click.FloatRange(0, 1, max_open=True), help="Share of hidden units to drop."),
-    "weight_decay": dict(type=click.FloatRange(0), help="Factor of an L2 penalty on the weights."),
-    "optimizer": dict(help="Keras optimizer, momentum or nesterov."),
-    "learning_rate": dict(type=click.FloatRange(0), help="Learning rate of the optimizer."),
-    "reach": dict(
-        type=float,
-        help="Validation accuracy (or loss); the verdict compares when the networks reach it.",
-        show_default="one that all reach",
-    ),
-    "device": dict(help="Device: auto, cpu, gpu, gpu:1, ..."),
-    "precision": dict(help="float32, mixed_float16 or mixed_bfloat16."),
+    "device": ("Device: auto, cpu, gpu, gpu:1, ...", str, None),
+    "precision": ("float32, mixed_float16 or mixed_bfloat16.", str, None),
 }
 
 
@@ -115,7 +110,9 @@ def settings(shown: str | None = None) -> Decorator:
         shown: what the help names as the default of SETTINGS. Default None: the values of DEFAULTS.
     """
     options = []
-    for name, option in SETTINGS.items():
-        attributes = {"default": DEFAULTS[name], **option} | ({"show_default": shown} if shown else {})
-        options.append(click.option(f"--{name.replace('_', '-')}", **attributes))
+    for name, (help, kind, words) in SETTINGS.items():
+        default = None if words else DEFAULTS[name]
+        option = f"--{name.replace('_', '-')}"
+        shows = shown or words or True
+        options.append(click.option(option, default=default, type=kind, help=help, show_default=shows))
     return add_options(*options, *TRAINING)

@@ -39,11 +39,8 @@ class RunFolder(NamedTuple):
 def find_run_folder(name: str, out: str | None, resume: bool, changed: str) -> RunFolder:
     """Return the folder of a run that can start, can resume, or is finished.
 
-    Args:
-        name: the recipe.
-        out: the folder for the results, if the user named one.
-        resume: whether to look for an unfinished run; without `out`, for the newest one of `name`.
-        changed: the settings that differ from the recipe's, as `Recipe.changed` says.
+    Without `out`, `resume` takes the newest unfinished run of `name`. A finished run must be of the recipe
+    `name` with the settings `changed`, as `Recipe.changed` says.
 
     Raises:
         ValueError: the folder holds something else, or cannot be written.

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from tfbn.cli.console import loading, open_console
-from tfbn.cli.options import example, list_of, number_or_name, settings
+from tfbn.cli.options import ListOf, example, number_or_name, settings
 from tfbn.foundation.tables import text_table
 from tfbn.recipes import RECIPES, find
 from tfbn.recipes.recipe import Recipe
@@ -31,7 +31,7 @@ def compare(**options: Any) -> int:
 @click.argument("name")
 @click.option(
     "--values",
-    callback=list_of(number_or_name, "values such as 0.1,0.01"),
+    type=ListOf(number_or_name, "values such as 0.1,0.01"),
     help="Values of the setting that the recipe varies, such as 0.1,0.01,he_normal.",
     show_default="the recipe's",
 )
