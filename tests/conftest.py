@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["COLUMNS"] = "100"  # Tables have this width, whatever terminal the tests run in.
 
 import numpy as np
 import pytest

@@ -150,7 +150,7 @@ BAD = [
     (["--epochs", "0"], "0 is not in the range x>=1"),
     (["--seeds", "0"], "'--seeds': 0 is not in the range 1<=x<=1000"),
     (["--seeds", "10000"], "'--seeds': 10000 is not in the range 1<=x<=1000"),
-    (["--hidden", "32,0"], "(32, 0)"),
+    (["--hidden", "32,0"], "hidden_dims[1]=0"),
     (["--hidden", "32;32"], "not a list of integers"),
     (["--hidden", ""], "not a list of integers"),
     (["--learning-rate", "-1"], "-1.0 is not in the range x>=0"),
