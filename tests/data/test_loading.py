@@ -182,6 +182,12 @@ def test_sample_stands_in_after_an_error_without_text(tmp_path, monkeypatch):
     assert len(loaded.train.y) == 7
 
 
+@pytest.mark.parametrize("train_size", [0, -5])
+def test_train_size_is_checked_of_the_sample_too(silent_network, tmp_path, train_size):
+    with pytest.raises(ValueError, match="`train_size` must be an integer, 1 or more"):
+        data.load("mnist", data_dir=tmp_path, train_size=train_size)
+
+
 @pytest.mark.parametrize("options", [{"name": "cifar10"}, {"name": "mnist", "fallback": False}])
 def test_other_sets_fail_without_network_and_say_what_to_do(silent_network, tmp_path, options):
     with pytest.raises(ConnectionError, match="Connect to the network once, or point --data-dir"):

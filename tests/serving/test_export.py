@@ -307,7 +307,7 @@ A_DICT = keras.Model(x, {"a": L.Dense(2)(x)})
         (DENSE, {"formats": ["tflight"]}, r"Received: formats=\['tflight'\]"),
         (DENSE, {"formats": ["savedmodel"] * 2}, "each once"),
         (DENSE, {"formats": ["litert"], "images": True}, "`images` needs savedmodel"),
-        (DENSE, {"tolerance": 0}, "`tolerance` must be a positive number"),
+        (DENSE, {"tolerance": 0}, "`tolerance` must be a positive, finite number"),
         (DENSE, {"data": np.ones([3, 5])}, r"shape \(8,\) .* Received: \(5,\)"),
         (DENSE, {"data": np.ones([0, 8])}, "one or more examples"),
         (DENSE, {"data": np.full([2, 8], np.nan)}, "gives outputs that are not finite"),

@@ -18,7 +18,7 @@ from tfbn.cli.console import live, stderr_silenced
 from tfbn.cli.run_folder import RunFolder, find_run_folder
 from tfbn.comparison.results import Comparison
 from tfbn.data.arrays import Data
-from tfbn.foundation.signals import exit_code, signals_deferred, signals_left_to_system
+from tfbn.foundation.signals import exit_code, signals_ignored, signals_left_to_system
 from tfbn.recipes import run as recipe_runner
 from tfbn.recipes.recipe import Recipe
 from tfbn.runtime import devices, strategies
@@ -124,7 +124,7 @@ class Experiment:
     def _save(self, result: Comparison, folder: RunFolder) -> None:
         save = functools.partial(result.save, models=self.recipe.models)
         problem = None
-        with self.console.status("Saving"), stderr_silenced(), signals_deferred():
+        with self.console.status("Saving"), stderr_silenced(), signals_ignored():
             try:
                 path = save(folder.results, replace=self.resume)
             except ValueError as error:

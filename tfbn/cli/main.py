@@ -15,7 +15,7 @@ from tfbn.cli import models, train
 from tfbn.cli.console import loading, open_console, stderr_silenced
 from tfbn.cli.options import DEVICE, JSON, example, flag
 from tfbn.foundation.files import to_json
-from tfbn.foundation.signals import exit_code, ignore, sigterm_as_interrupt
+from tfbn.foundation.signals import exit_code, ignore_signals, sigterm_as_interrupt
 
 
 @click.group(
@@ -97,7 +97,7 @@ def main() -> None:
     errors = open_console(stderr=True)
     warnings.showwarning = lambda message, *_, **__: errors.print(f"Warning: {message}")
     code = _run_command(errors)
-    atexit.register(ignore)  # A signal while Python ends would change the exit code.
+    atexit.register(ignore_signals)  # A signal while Python ends would change the exit code.
     exec("")  # `python -m` would forget the code if a signal came amid another text that Python executes.
     sys.exit(code)
 

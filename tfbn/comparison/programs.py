@@ -19,7 +19,7 @@ from tfbn.comparison.placement import Placement
 from tfbn.comparison.records import Record, Run
 from tfbn.comparison.settings import Settings, copy_optimizer
 from tfbn.data.arrays import epoch_order
-from tfbn.foundation.signals import signals_deferred
+from tfbn.foundation.signals import signals_ignored
 from tfbn.keras_internals import flatten_layers
 from tfbn.layers.inspection import BATCHNORM_CLASSES
 from tfbn.runtime.strategies import workers
@@ -247,6 +247,6 @@ def run_jobs(
             for future in [pool.submit(work, jobs) for jobs in queues]:
                 future.result()
         except KeyboardInterrupt:
-            with signals_deferred():  # A second Ctrl-C must not cut off the epochs under way.
+            with signals_ignored():  # A second Ctrl-C must not cut off the epochs under way.
                 stop.set()
                 pool.shutdown()

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import threading
-import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from tfbn.comparison.programs import Program, moving_average_note, run_jobs
 from tfbn.comparison.records import Metadata, Record, Run
 from tfbn.comparison.results import Comparison
 from tfbn.comparison.settings import Settings
+from tfbn.foundation.errors import warn_caller
 from tfbn.foundation.provenance import versions
 from tfbn.runtime.devices import describe_device, set_precision
 from tfbn.runtime.strategies import broadcast_from_chief, describe_strategy, workers
@@ -132,8 +132,7 @@ class Session:
             # The other workers know of no stop: they end when they miss this one, which has to go.
             if not records or workers(self.placement.strategy) > 1:
                 raise KeyboardInterrupt
-            message = f"Interrupted: kept {len(records)} epochs, all arms and seeds counted."
-            warnings.warn(message, stacklevel=4)
+            warn_caller(f"Interrupted: kept {len(records)} epochs, all arms and seeds counted.")
         models = self._models()
         return Comparison(records, _items(runs, "test"), vars(self._metadata(runs, models)), models)
 

@@ -152,6 +152,8 @@ def _stand_in(
         raise _connection_error(
             builder, problem, ", or install the sample: pip install 'tfbn[offline]'"
         ) from None
+    if train_size is not None:
+        arguments.integer("train_size", train_size, at_least=1)
     folder = folder_of_sets(builder)
     warn_caller(f"No mnist in {folder}, and {problem}: the {data.title} stands in for it.")
     x, y = data.train

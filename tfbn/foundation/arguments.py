@@ -56,7 +56,7 @@ def positive_number(name: str, value: Any) -> float:
         ValueError: `value` is 0, negative, infinite or NaN.
     """
     if not 0 < number(name, value) < math.inf:
-        raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}.")
+        raise ValueError(f"`{name}` must be a positive, finite number. Received: {name}={value!r}.")
     return float(value)
 
 

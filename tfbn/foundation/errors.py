@@ -44,6 +44,6 @@ def last_line(text: str, longest: int = LONGEST_LINE) -> str:
 def warn_caller(message: str) -> None:
     """Warn at the line that called into tfbn, however deep within it the problem was met."""
     level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals["__name__"].partition(".")[0] == "tfbn":
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tfbn":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)

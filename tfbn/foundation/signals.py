@@ -70,14 +70,14 @@ def signals_left_to_system() -> AbstractContextManager[None]:
     return _handlers_replaced(signal.SIG_DFL)
 
 
-def ignore() -> None:
+def ignore_signals() -> None:
     """Ignore both signals from now on."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def signals_deferred() -> AbstractContextManager[None]:
-    """Keep both signals out of a block in the main thread, the only thread that receives them."""
+def signals_ignored() -> AbstractContextManager[None]:
+    """Ignore both signals during a block in the main thread, the only thread that receives them."""
     if threading.current_thread() is threading.main_thread():
         return _handlers_replaced(signal.SIG_IGN)
     return contextlib.nullcontext()

@@ -49,15 +49,6 @@ def check_momentum(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_epsilon(epsilon: Any) -> float:
-    """Return a positive, finite number as a float."""
-    if not 0 < number("epsilon", epsilon) < math.inf:
-        raise ValueError(
-            f"`epsilon` must be a positive, finite number. Received: epsilon={epsilon!r}. Default: 0.001."
-        )
-    return float(epsilon)
-
-
 def check_renorm_clipping(renorm: bool, clipping: Any) -> Any:
     """Return the bounds that are not None; `clipping` unchanged without renorm.
 

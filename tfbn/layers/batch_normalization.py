@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfbn.foundation.arguments import choice, flag, integer
+from tfbn.foundation.arguments import choice, flag, integer, positive_number
 from tfbn.keras_internals import under_xla
 from tfbn.layers import functional
 from tfbn.layers.arguments import (
@@ -22,7 +22,6 @@ from tfbn.layers.arguments import (
     channel_lengths,
     check_axis,
     check_combination,
-    check_epsilon,
     check_momentum,
     check_renorm_clipping,
 )
@@ -169,7 +168,7 @@ class BatchNormalization(keras.layers.Layer):
         self.supports_masking = True
         self.axis = check_axis(axis)
         self.momentum = None if momentum is None else check_momentum("momentum", momentum)
-        self.epsilon = check_epsilon(epsilon)
+        self.epsilon = positive_number("epsilon", epsilon)
         self.center = flag("center", center)
         self.scale = flag("scale", scale)
         self.beta_initializer = keras.initializers.get(beta_initializer)

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.foundation.errors import first_line
+from tfbn.foundation.errors import first_line, warn_caller
 from tfbn.foundation.files import read_json, staged, write_json
 from tfbn.runtime.strategies import broadcast_bytes, broadcast_from_chief, is_chief, workers
 
@@ -94,10 +93,9 @@ class Checkpoints:
             manager.save(checkpoint_number=number)
         except (tf.errors.OpError, OSError) as error:
             if not self._failed:
-                warnings.warn(
+                warn_caller(
                     f"The state of the training cannot be written to {folder} ({first_line(error)}): "
-                    "training goes on, but cannot be resumed from here.",
-                    stacklevel=2,
+                    "training goes on, but cannot be resumed from here."
                 )
             self._failed = True
         self._end = time.perf_counter()
@@ -135,7 +133,7 @@ class Checkpoints:
                 if accepts(self._record.content):
                     return self._record.content
                 problem = "is of another training"
-            warnings.warn(f"{path} {problem}, and was ignored.", stacklevel=2)
+            warn_caller(f"{path} {problem}, and was ignored.")
         for variable, value in zip(self._variables, before, strict=True):
             variable.assign(value)  # A damaged checkpoint may have changed some.
         return None

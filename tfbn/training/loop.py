@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
+from tfbn.foundation.errors import warn_caller
 from tfbn.training.checkpoints import Checkpoints
 from tfbn.training.feeds import Feed
 from tfbn.training.history import History
@@ -55,15 +55,14 @@ class EpochLoop:
                 stopped = self.model.stop_training or not math.isfinite(loss)
                 self._save(stopped)
                 if not math.isfinite(loss):
-                    warnings.warn(
+                    warn_caller(
                         f"The loss of epoch {epoch} is {loss}: training ends there. A lower learning rate "
-                        "may help.",
-                        stacklevel=3,
+                        "may help."
                     )
                 if stopped:
                     break
         except KeyboardInterrupt:
-            warnings.warn(f"Interrupted after {len(self.history)} epochs.", stacklevel=3)
+            warn_caller(f"Interrupted after {len(self.history)} epochs.")
 
     def _resume(self, initial_epoch):
         """Restore the newest checkpoint, if there is one, and return the number of epochs already done."""
@@ -106,10 +105,9 @@ def keras_callbacks(callbacks: Any, **options: Any) -> keras.callbacks.CallbackL
     """
     callbacks = list(callbacks or ()) if isinstance(callbacks, (list, tuple, type(None))) else [callbacks]
     for callback in filter(_waits_for_batches, callbacks):
-        warnings.warn(
+        warn_caller(
             f"{type(callback).__name__} waits for batches, but an epoch here is one compiled program: "
-            "callbacks are called at epochs only.",
-            stacklevel=3,
+            "callbacks are called at epochs only."
         )
     return keras.callbacks.CallbackList(callbacks, add_history=False, **options)
 

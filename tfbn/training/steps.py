@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.foundation.errors import first_line
+from tfbn.foundation.errors import first_line, warn_caller
 from tfbn.keras_internals import symbolic_build
 from tfbn.runtime import strategies
 from tfbn.runtime.devices import find_device, supports_empty_batch
@@ -89,7 +88,7 @@ class DeviceSteps:
                 if not self.jit or isinstance(error, tf.errors.ResourceExhaustedError):
                     raise
                 # XLA compiles a program before it runs any of it: no step was lost.
-                warnings.warn(f"XLA failed, training goes on without: {first_line(error)}", stacklevel=2)
+                warn_caller(f"XLA failed, training goes on without: {first_line(error)}")
                 self.jit = False
                 self._epoch = tf.function(self._run_epoch)
                 self._epoch(x, y, order, batch_size)
