@@ -3,8 +3,6 @@
 `tests/test_keras_internals.py` tests them one by one, and so fails on the release that changes one.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import tensorflow as tf

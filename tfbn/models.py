@@ -1,7 +1,5 @@
 """`Model`: a dense or convolutional network from a few arguments."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -150,7 +148,7 @@ class Model(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> Model:
+    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> "Model":
         """Build the model of `get_config`, with new weights."""
         config = dict(config)
         trainable = config.pop("trainable")

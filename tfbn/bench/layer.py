@@ -4,8 +4,6 @@ Training is forward, backward and the update of the averages, in one call of a c
 itself costs 0.2 ms in ours and Keras' alike, so small shapes differ in the remaining time only.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -3,8 +3,6 @@
 Both nets are those of `tfbn compare`: 784-32-32-10 with ReLU, with and without batch norm, Adam at 0.01.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import os
 from collections.abc import Callable

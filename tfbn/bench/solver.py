@@ -5,8 +5,6 @@ norm, Adam at 0.01, batches of 32). All read the same arrays in memory, in the s
 `tf.data.Dataset`, which stands for data larger than memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Time several peers alternately in one process, so that a slow phase of the machine hits all of them."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import textwrap
 import time

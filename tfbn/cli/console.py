@@ -1,7 +1,5 @@
 """Where the commands print, the progress that they show there, and what TensorFlow must not print."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

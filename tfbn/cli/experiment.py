@@ -1,7 +1,5 @@
 """`Experiment`: one run of `tfbn compare` or `tfbn run`. Importing this module loads TensorFlow."""
 
-from __future__ import annotations
-
 import functools
 import os
 import shlex

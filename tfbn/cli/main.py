@@ -1,7 +1,5 @@
 """The command `tfbn`: arguments in, text out."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys

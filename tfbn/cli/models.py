@@ -1,7 +1,5 @@
 """The commands that read a finished model: diagnose, recalibrate, fold, export."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

@@ -1,7 +1,5 @@
 """Options that several commands share, and the example at the end of each command's help."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable

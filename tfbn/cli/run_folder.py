@@ -1,7 +1,5 @@
 """`RunFolder`: where the results and the training state of a run lie."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

@@ -1,7 +1,5 @@
 """The commands that train, compare and run; and recipes and report, which describe runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`Arm`: one network of a comparison."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

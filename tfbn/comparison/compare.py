@@ -1,7 +1,5 @@
 """`compare`: several networks, the same batches, several seeds."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

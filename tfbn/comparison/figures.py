@@ -1,7 +1,5 @@
 """The figures of a comparison: what each draws, and its files."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Callable
@@ -44,7 +42,7 @@ FIGURES = {
 }
 
 
-def draw_figure(comparison: Comparison, name: str, pyplot: bool = False) -> plots.Figure:
+def draw_figure(comparison: "Comparison", name: str, pyplot: bool = False) -> plots.Figure:
     """Return the figure `name` of FIGURES, as `Comparison.figure` documents it."""
     metadata = comparison.metadata
     drawing = FIGURES[choice("name", name, FIGURES)]
@@ -68,7 +66,7 @@ def draw_figure(comparison: Comparison, name: str, pyplot: bool = False) -> plot
     return plots.figure(title, drawing.draw, pyplot=pyplot, **options)
 
 
-def save_figures(comparison: Comparison, folder: str | os.PathLike) -> list[Path]:
+def save_figures(comparison: "Comparison", folder: str | os.PathLike) -> list[Path]:
     """Write the figures that a report shows into `folder`, and return their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,5 @@
 """Observers: functions of a model that return a function of examples, to record a network's insides."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`Placement`: where the networks of a comparison are built and run."""
 
-from __future__ import annotations
-
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ class Placement:
     strategy: Any = None
 
     @classmethod
-    def find(cls, device: str, strategy: Any, jit: bool | str) -> Placement:
+    def find(cls, device: str, strategy: Any, jit: bool | str) -> "Placement":
         """Return the placement for these arguments of `compare`, or raise for arguments not allowed."""
         if strategy is None:
             return cls(find_device(device))

@@ -1,7 +1,5 @@
 """`Program`: a network that was compiled once, and the runs that it trains."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import math
 import threading

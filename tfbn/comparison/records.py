@@ -1,7 +1,5 @@
 """What a comparison records: `Run`, an arm with a seed, and `Metadata`, where the comparison comes from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -48,7 +46,7 @@ class Metadata:
     observations: list[Record] = field(default_factory=list)
 
     @classmethod
-    def from_dict(cls, about: Record) -> Metadata:
+    def from_dict(cls, about: Record) -> "Metadata":
         """Return the metadata in `about`, of this version or another."""
         return cls(**{item.name: about[item.name] for item in fields(cls) if item.name in about})
 

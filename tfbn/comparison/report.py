@@ -1,7 +1,5 @@
 """A comparison as one HTML page that needs nothing else: no script, no font, no network."""
 
-from __future__ import annotations
-
 import base64
 import importlib.resources
 import json
@@ -26,7 +24,9 @@ COLUMNS = "Difference", "95 % interval", "p", "P(improvement)", "Seeds better"
 DASH = "–"
 
 
-def write_report(path: Path, comparison: Comparison, content: dict[str, Any], figures: list[Path]) -> None:
+def write_report(
+    path: Path, comparison: "Comparison", content: dict[str, Any], figures: list[Path]
+) -> None:
     """Write the page of a comparison: `content` is its results.json, `figures` are files of FIGURES."""
     captioned = [(FIGURES[figure.stem].caption, figure.read_bytes()) for figure in figures]
     page = render(content, comparison.judge(), comparison.rows(), captioned)

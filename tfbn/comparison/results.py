@@ -1,7 +1,5 @@
 """`Comparison`: the result of a comparison, as text, figures and files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -207,7 +205,7 @@ class Comparison:
         return storage.save_report(self, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Comparison:
+    def load(cls, path: str | os.PathLike) -> "Comparison":
         """Read what `save` wrote, from its folder or its results.json, without the models.
 
         Raises:

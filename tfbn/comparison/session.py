@@ -1,7 +1,5 @@
 """`Session`: from networks to the result of their comparison."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """`Settings`: the arguments of a comparison, checked."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any

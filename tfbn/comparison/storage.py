@@ -1,7 +1,5 @@
 """A comparison as a folder of files, and back."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import tempfile
@@ -25,7 +23,7 @@ REQUIRED_DATASET_KEYS = {"title", "source", "classes"}
 REQUIRED_SETTINGS_KEYS = {"arms", "reach", "steps_per_epoch"}
 
 
-def save(comparison: Comparison, path: str | os.PathLike, models: bool, replace: bool) -> Path:
+def save(comparison: "Comparison", path: str | os.PathLike, models: bool, replace: bool) -> Path:
     """Write a comparison to the folder `path`, as `Comparison.save` documents it."""
     path = check_destination(path, replace)
     written = comparison.models if models else {}
@@ -53,7 +51,7 @@ def _without_models(content: Record, written: set[str]) -> Record:
     return {**content, "settings": {**settings, "arms": settings["arms"] | unsaved}}
 
 
-def save_report(comparison: Comparison, path: str | os.PathLike) -> Path:
+def save_report(comparison: "Comparison", path: str | os.PathLike) -> Path:
     """Write a comparison's page, as `Comparison.report` documents it."""
     path = Path(path)
     path = path / "report.html" if path.is_dir() else path

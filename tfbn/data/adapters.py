@@ -1,7 +1,5 @@
 """Data for a finished model: batches that can be read more than once."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Data in memory: three checked splits of arrays, and the order of the batches. NumPy only."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from dataclasses import dataclass

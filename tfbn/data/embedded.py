@@ -1,7 +1,5 @@
 """Data that need no download: a sample of MNIST, and a curve."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from tfbn.data.arrays import Data

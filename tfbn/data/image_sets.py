@@ -1,7 +1,5 @@
 """Image classification sets of TensorFlow Datasets: find, prepare and split them."""
 
-from __future__ import annotations
-
 import difflib
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`load`: an image set by its name, or what stands in for it without network."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Whether the network answers, within seconds."""
 
-from __future__ import annotations
-
 import threading
 import urllib.request
 

@@ -1,7 +1,5 @@
 """Data that need not fit into memory: `tf.data` pipelines, checked as they are read."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import threading

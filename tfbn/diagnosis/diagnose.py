@@ -1,7 +1,5 @@
 """`diagnose`: whether a model's batch norm layers normalise by the statistics of their inputs."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field

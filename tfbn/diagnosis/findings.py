@@ -1,7 +1,5 @@
 """The findings of `diagnose` in sentences: what is wrong, why, and what to do."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

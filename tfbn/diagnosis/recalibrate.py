@@ -1,7 +1,5 @@
 """`recalibrate`: replace moving averages by the statistics of the data."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any

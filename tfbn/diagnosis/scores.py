@@ -1,7 +1,5 @@
 """Loss, accuracy and changed predictions of a model whose batch norm layers use other statistics."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence

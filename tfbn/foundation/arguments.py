@@ -1,7 +1,5 @@
 """Check arguments: each function returns the value, or raises with the name, the limits and the value."""
 
-from __future__ import annotations
-
 import math
 import numbers
 from collections.abc import Collection

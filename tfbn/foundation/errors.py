@@ -1,7 +1,5 @@
 """Errors of other libraries in one line, and warnings at the caller's line."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 

@@ -1,7 +1,5 @@
 """Files: strict JSON and CSV, and new files and folders that are written whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import json

@@ -1,7 +1,5 @@
 """Where a result comes from: Python and the packages that it depends on."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import platform

@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM: how they end a command, and when they must not."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

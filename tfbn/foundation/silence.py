@@ -1,7 +1,5 @@
 """Silence: drop or capture what other libraries print, also past Python."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Text tables that keep to the width of the terminal."""
 
-from __future__ import annotations
-
 import functools
 import io
 import shutil

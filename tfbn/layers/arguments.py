@@ -1,7 +1,5 @@
 """Check the layer's own arguments; `tfbn.foundation.arguments` has the checks that others share."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import struct

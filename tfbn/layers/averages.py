@@ -1,7 +1,5 @@
 """`MovingAverages`: the statistics that a batch norm layer keeps between batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 `tfbn.layers.moments` and `tfbn.layers.functional` have the formulas, `tfbn.layers.averages` the averages.
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
 import warnings

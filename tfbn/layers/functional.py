@@ -3,8 +3,6 @@
 `tfbn.layers.moments` takes the statistics of a batch; here they are used and averaged.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 

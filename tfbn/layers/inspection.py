@@ -1,7 +1,5 @@
 """The batch norm layers of a finished model, tfbn's and Keras' alike: find, read, set and observe them."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence

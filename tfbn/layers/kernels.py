@@ -6,8 +6,6 @@ tensor of 25 MB, adding one to it takes 3 ms, summing it 0.4 ms. So a sum of pro
 products, and scaling and shifting must be one pass. `tfbn bench layer` measures the gain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`MaskedIdentity`, which replaces a layer that was taken out of a graph."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -4,8 +4,6 @@ Every statistic keeps the rank of its input (``[N, H, W, C] -> [1, 1, 1, C]``), 
 read as they stand in the paper and broadcasting does the rest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

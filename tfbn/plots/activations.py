@@ -1,7 +1,5 @@
 """Inside the networks: the inputs of their activations, and how they move in training."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

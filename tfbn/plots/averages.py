@@ -1,7 +1,5 @@
 """Statistics of batch norm layers, channel by channel."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

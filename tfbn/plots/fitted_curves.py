@@ -1,7 +1,5 @@
 """Curves that the regression of one variable goes through."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes

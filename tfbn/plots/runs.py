@@ -1,7 +1,5 @@
 """Records and observations, run by run. A run is an arm with a seed. Draws nothing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

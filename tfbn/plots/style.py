@@ -1,7 +1,5 @@
 """What all figures share: colours, labels, legends beside the data, the title, the file."""
 
-from __future__ import annotations
-
 import math
 import os
 import textwrap

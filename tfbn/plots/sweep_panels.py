@@ -1,7 +1,5 @@
 """Sweeps: the outcomes of runs over the setting that is varied."""
 
-from __future__ import annotations
-
 import math
 import numbers
 from collections.abc import Callable, Iterable

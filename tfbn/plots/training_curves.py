@@ -1,7 +1,5 @@
 """Losses and accuracies over epochs."""
 
-from __future__ import annotations
-
 import textwrap
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The classic experiments, a file each. Imports no TensorFlow, so that the command lists them at once."""
 
-from __future__ import annotations
-
 from tfbn.recipes import (
     cifar_depth,
     cifar_init_scale,

@@ -1,7 +1,5 @@
 """`Recipe`: an experiment as data. It uses the standard library only."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`run`: from a recipe's settings to networks, data and their comparison."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from typing import Any

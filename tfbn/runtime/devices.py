@@ -1,7 +1,5 @@
 """Where and how a model runs: device, XLA or not, precision."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

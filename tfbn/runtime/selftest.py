@@ -1,7 +1,5 @@
 """Whether a device trains, with XLA and without: tiny networks try it before others train there."""
 
-from __future__ import annotations
-
 import functools
 import os
 import re

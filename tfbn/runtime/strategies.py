@@ -9,8 +9,6 @@ and the gradient of ``sum(share * mean(losses of rows))`` is that of the mean ov
 the shares are even. Keras assumes that each share is ``1 / n``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence

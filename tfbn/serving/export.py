@@ -1,7 +1,5 @@
 """`export`: a finished model as files that other programs run, each checked in the runtime it is for."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable

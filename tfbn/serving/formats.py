@@ -1,7 +1,5 @@
 """The formats that `export` writes: the file of each, what it needs, and the runtime that it is for."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

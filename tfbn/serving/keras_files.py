@@ -1,7 +1,5 @@
 """Models in and out of `.keras` files."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The proof of an export: each format gives the outputs of the Keras model on the same batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The state of a training on disk, from which it resumes to the same end as if it had never stopped."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

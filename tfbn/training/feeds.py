@@ -5,8 +5,6 @@ end of an epoch shows it. `identity` returns what a resumed training and its beg
 `train_epoch` and `evaluate` return the averaged loss and metrics; epochs count from 1.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from typing import Any
@@ -40,7 +38,7 @@ def split_data(x: Any, y: Any, validation_data: Any) -> tuple:
     return *x.train, tuple(x.validation)
 
 
-def training_feed(network: Network, x: Any, y: Any, batch_size: int, shuffle: bool, seed: int) -> Feed:
+def training_feed(network: Network, x: Any, y: Any, batch_size: int, shuffle: bool, seed: int) -> "Feed":
     """Return the feed that trains `network`; arguments and errors as in `Solver.fit`."""
     if isinstance(x, Stream):
         return StreamFeed(network, x, check_batch_size(batch_size), shuffle, seed)
@@ -52,7 +50,7 @@ def training_feed(network: Network, x: Any, y: Any, batch_size: int, shuffle: bo
 
 def evaluation_feed(
     network: Network, x: Any, y: Any = None, batch_size: int = EVALUATION_BATCH_SIZE
-) -> Feed:
+) -> "Feed":
     """Return the feed that evaluates `network`; arguments and errors as in `Solver.evaluate`."""
     if isinstance(x, tf.data.Dataset):
         return DatasetFeed(network, x, y)
@@ -60,7 +58,7 @@ def evaluation_feed(
     return ArrayFeed(network.steps, arrays, min(check_batch_size(batch_size), len(arrays.y)))
 
 
-def validation_feed(network: Network, data: Any) -> Feed | None:
+def validation_feed(network: Network, data: Any) -> "Feed | None":
     """Return the feed for `validation_data` of `Solver.fit`; None for None."""
     if data is None:
         return None

@@ -1,7 +1,5 @@
 """`History`: the record of one training, epoch by epoch."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +43,7 @@ class History:
         write_json(path, {**self.about, "records": self.records})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> History:
+    def load(cls, path: str | os.PathLike) -> "History":
         """Read what `save` wrote."""
         about = read_json(path)
         return cls(about.pop("records"), about)

@@ -1,7 +1,5 @@
 """The loop over epochs: resume, run, record, stop."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

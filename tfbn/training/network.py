@@ -1,7 +1,5 @@
 """`Network`: a compiled model that checks its data and creates its variables at the first of them."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import keras

@@ -1,7 +1,5 @@
 """Keras' optimizers by name, and plain descriptions of optimizers and losses."""
 
-from __future__ import annotations
-
 import json
 import numbers
 from typing import Any

@@ -1,7 +1,5 @@
 """Signatures: what two models must share to be trained by one compiled program."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -3,8 +3,6 @@
 Nothing here depends on batch normalization.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

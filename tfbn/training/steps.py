@@ -1,7 +1,5 @@
 """The compiled functions of one model: an epoch, a step, an evaluation; on one device or over replicas."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +18,7 @@ Order = Sequence[int] | np.ndarray
 _without_autograph = tf.autograph.experimental.do_not_convert
 
 
-def make_steps(model: keras.Model, device: str, jit: bool | str, strategy: Any) -> DeviceSteps:
+def make_steps(model: keras.Model, device: str, jit: bool | str, strategy: Any) -> "DeviceSteps":
     """Return the steps of `model` on one device, or over a strategy's replicas; see `Solver`."""
     if strategy is None:
         device = find_device(device)

@@ -1,7 +1,5 @@
 """`without_batchnorm` and `convert`: a model's twin without batch norm, or with Keras' for tfbn's."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`fold`: move batch norm layers into the layers beside them, for inference."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`from_torch`: a layer from the arrays of PyTorch's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

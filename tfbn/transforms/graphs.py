@@ -1,7 +1,5 @@
 """The graphs of functional models: read them, and copy them with layers left out or replaced."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import tempfile

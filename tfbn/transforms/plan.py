@@ -1,7 +1,5 @@
 """The plan of `fold`: which layer takes in which batch norm layer, and its new weights."""
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 from keras import layers

@@ -1,7 +1,5 @@
 """From the records of a comparison to an honest statement."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any

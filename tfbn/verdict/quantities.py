@@ -1,7 +1,5 @@
 """What networks are compared by: for each quantity the results of two series, by seed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal

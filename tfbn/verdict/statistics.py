@@ -4,8 +4,6 @@ Chance is that of the seeds: initial weights and the order of the batches. What 
 another question.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A verdict in words: its sentences and its table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
