@@ -102,7 +102,10 @@ class Model(keras.Model):
             raise ValueError(f"`weight_decay` must be 0 or more. Received: weight_decay={weight_decay!r}.")
         _check_images(input_shape, conv_filters)
         seed = random.randrange(2**31) if seed is None else integer("seed", seed, at_least=0)
-        batchnorm_options = _synchronized_on_replicas(batchnorm_options)
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            options = batchnorm_options or {}
+            if options.get("virtual_batch_size") is None:
+                batchnorm_options = {"synchronized": True, **options}
         dtype = keras.dtype_policies.get(dtype)
         initializer = as_initializer(kernel_initializer)
         activation_function = keras.activations.get(activation)
@@ -179,24 +182,17 @@ class _Layers:
 
     def logits(self, x, conv_filters, hidden_dims, output_dim):
         for filters in conv_filters:
-            x = self.convolutional_block(x, filters)
+            x = self._block(x, keras.layers.Conv2D(filters, 3, padding="same", **self._hidden_options()))
+            x = keras.layers.MaxPooling2D(dtype=self.dtype)(x)
         if len(x.shape) > 2:
             x = keras.layers.Flatten(dtype=self.dtype)(x)
         for width in hidden_dims:
-            x = self.dense_block(x, width)
+            x = self._block(x, keras.layers.Dense(width, **self._hidden_options()))
+            if self.dropout:
+                seed = _derive(self.seed, -self.kernels)
+                x = keras.layers.Dropout(self.dropout, seed=seed, dtype=self.dtype)(x)
         output = keras.layers.Dense(output_dim, **self._kernel_options())
         return output(self._norm(x, "input"))
-
-    def convolutional_block(self, x, filters):
-        x = self._block(x, keras.layers.Conv2D(filters, 3, padding="same", **self._hidden_options()))
-        return keras.layers.MaxPooling2D(dtype=self.dtype)(x)
-
-    def dense_block(self, x, width):
-        x = self._block(x, keras.layers.Dense(width, **self._hidden_options()))
-        if not self.dropout:
-            return x
-        seed = _derive(self.seed, -self.kernels)
-        return keras.layers.Dropout(self.dropout, seed=seed, dtype=self.dtype)(x)
 
     def _block(self, x, affine):
         x = affine(self._norm(x, "input"))
@@ -254,14 +250,6 @@ def _check_images(input_shape, conv_filters):
             f"`conv_filters` has {len(conv_filters)} blocks, each of which halves the image, but "
             f"the image is {input_shape[0]}x{input_shape[1]}. Use fewer blocks."
         )
-
-
-def _synchronized_on_replicas(options):
-    """Return the options of batch norm, synchronized under a strategy of several replicas."""
-    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-    if not several or (options or {}).get("virtual_batch_size") is not None:
-        return options
-    return {"synchronized": True, **(options or {})}
 
 
 def as_initializer(value: str | float | keras.initializers.Initializer) -> keras.initializers.Initializer:

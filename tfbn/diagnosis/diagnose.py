@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from tfbn import plots
 from tfbn.data.adapters import batch_reader
-from tfbn.diagnosis.findings import describe
 from tfbn.diagnosis.recalibrate import Population, recalibrate
 from tfbn.diagnosis.scores import scores
 from tfbn.foundation.arguments import integer
@@ -20,6 +19,17 @@ from tfbn.foundation.provenance import versions
 from tfbn.foundation.tables import text_table
 from tfbn.layers import inspection
 
+MEAN_ERROR_LIMIT = 0.25  # standard deviations
+VARIANCE_FACTOR_LIMIT = 1.5  # either way
+START_LEFT_LIMIT = 0.01  # the share of its initial value that an average may still hold
+NOISE_LIMIT = 0.5  # standard deviations
+ACCURACY_LOSS_LIMIT = 0.01
+CHANNEL_FAULTS = {
+    "dead": "are never positive ahead of a ReLU: dead. Lower the learning rate, or look at gamma and beta.",
+    "saturated": "are beyond ±4 almost always: saturated. Look at gamma and beta.",
+    "near_epsilon": "have a variance near epsilon, which then sets their scale. Remove constant inputs, or "
+    "lower epsilon.",
+}
 SATURATED_OUTPUT = 4.0  # sigmoid and tanh are flat beyond
 SATURATED_SHARE = 0.95  # of the outputs of a saturated channel that are beyond
 NEAR_EPSILON = 10  # times epsilon: a variance below that is near it
@@ -142,7 +152,7 @@ def diagnose(
     finally:
         model.set_weights(saved)
     about = {"examples": examples, "batch_size": largest, "versions": versions()}
-    return Diagnosis(rows, ways, describe(rows, ways), about)
+    return Diagnosis(rows, ways, _findings(rows, ways), about)
 
 
 def _layer_rows(model, layers, read, steps):
@@ -209,6 +219,65 @@ def _steps(model, layer):
         return int(layer.count.numpy().max())
     optimizer = getattr(model, "optimizer", None)
     return int(optimizer.iterations) or None if optimizer is not None else None
+
+
+def _findings(rows, ways):
+    """Return what is wrong in sentences, the worst first: what, why, and what to do."""
+    pairs = [pair for row in rows for pair in _layer_findings(row)]
+    findings = [sentence for _, sentence in sorted(pairs, key=lambda pair: -pair[0])]
+    moving, batch, recalibrated = (ways[name]["accuracy"] for name in ("moving", "batch", "recalibrated"))
+    if moving is not None:
+        accuracies = f"Accuracy is {moving:.4f} in use and {recalibrated:.4f} with recalibrated statistics"
+        if recalibrated - moving > ACCURACY_LOSS_LIMIT:
+            reason = f"({batch:.4f} with those of batches): the moving averages are to blame."
+            findings.insert(0, f"{accuracies} {reason}")
+        elif findings:
+            findings.append(f"{accuracies}: it makes little difference on these data.")
+    return findings or ["No fault found: the moving averages are those of the data."]
+
+
+def _layer_findings(row):
+    """Yield pairs of severity and sentence."""
+    mean_error = max(row["mean_error"])
+    factor = max(max(ratio, 1 / ratio) if ratio > 0 else np.inf for ratio in row["variance_ratio"])
+    if mean_error > MEAN_ERROR_LIMIT or factor > VARIANCE_FACTOR_LIMIT:
+        prevention = ", or train with a lower momentum, or tfbn's debias=True" if _lags(row) else ""
+        yield (
+            max(mean_error, factor),
+            f"{row['name']}: the moving mean is up to {mean_error:.1f} standard deviations off, the "
+            f"variance by up to a factor of {factor:.1f}. {_reason(row)} Recalibrate{prevention}.",
+        )
+    else:  # The layer's outputs are by statistics that are right.
+        for key, fault in CHANNEL_FAULTS.items():
+            if row[key]:
+                yield 0, f"{row['name']}: {row[key]} of {row['channels']} channels {fault}"
+    if row["noise"] > NOISE_LIMIT:
+        yield (
+            0,
+            f"{row['name']}: the means of batches scatter by {row['noise']:.1f} standard deviations. "
+            "Train with larger or better mixed batches.",
+        )
+
+
+def _reason(row):
+    momentum = row["momentum"]
+    if _lags(row):
+        return (
+            f"The averages lag: after {row['steps']:,} steps at a momentum of {momentum:g} they "
+            f"still hold {row['start_left']:.0%} of their start."
+        )
+    if row["start_left"] is not None or momentum is None or row["steps"] is not None:
+        return "These are not the data, or not the weights, that the averages were taken with."
+    if not 0 < momentum < 1:
+        return "The averages do not follow the data."
+    return (
+        f"At a momentum of {momentum:g} an average forgets its start in some "
+        f"{np.log(START_LEFT_LIMIT) / np.log(momentum):.0f} steps: after fewer it lags."
+    )
+
+
+def _lags(row):
+    return row["start_left"] is not None and row["start_left"] > START_LEFT_LIMIT
 
 
 def _layer_table(diagnosis):

@@ -1,6 +1,5 @@
 """Loss, accuracy and changed predictions of a model whose batch norm layers use other statistics."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,11 +9,9 @@ import numpy as np
 from tfbn.data.arrays import as_classes
 from tfbn.layers import inspection
 
-# What replaces the calls of the layers; None: nothing.
-REPLACEMENTS: dict[str, Callable | None] = {
-    "moving": None,
+WAYS = ("moving", "batch", "recalibrated", "single")
+REPLACEMENTS = {  # of the calls of the layers
     "batch": inspection.normalize_by_batch,
-    "recalibrated": None,
     "single": functools.partial(inspection.normalize_by_batch, per_example=True),
 }
 SCORES = ("loss", "accuracy", "flips")
@@ -27,23 +24,14 @@ def scores(
     recalibrated: Sequence[np.ndarray],
     loss: Callable | None,
 ) -> tuple[dict[str, dict[str, float | None]], int, int]:
-    """Score a model in each way of REPLACEMENTS, in one pass over the data.
+    """Score a model in each of WAYS, in one pass over the batches ``(x, y)`` that `read` iterates over.
 
-    Args:
-        model, layers: the model, and its batch norm layers.
-        read: function that returns an iterator over batches ``(x, y)``.
-        recalibrated: arrays for the variables of `layers`, which are unchanged at the end.
-        loss: a Keras loss of the labels. None: cross-entropy of classes.
-
-    Returns:
-        For each way a dict of loss, accuracy and flips, None where it is not defined; the number of
-        examples; and that of the largest batch.
-
-    Raises:
-        ValueError: there is no `loss`, and the labels are not classes.
+    `recalibrated` has arrays for the variables of `layers`. Return a dict of SCORES for each way, with None
+    for one that is not defined; the number of examples; and that of the largest batch. Without a `loss`,
+    labels that are not classes are a ValueError.
     """
     is_logits = None
-    sums: dict[str, dict[str, float]] = {way: {} for way in REPLACEMENTS}
+    sums: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     sizes = []
     for outputs, y, size in _batch_outputs(model, layers, read, recalibrated):
         sizes.append(size)
@@ -68,28 +56,25 @@ def _batch_outputs(model, layers, read, recalibrated):
     variables = [variable for layer in layers for variable in layer.variables]
     usual = [variable.numpy() for variable in variables]
 
-    def outputs(ways, x):
-        results = {}
-        for way in ways:
-            call = REPLACEMENTS[way]
-            with inspection.calls_replaced(layers, call) if call else contextlib.nullcontext():
-                results[way] = model(x, training=False)
-        return results
+    def plain(x):
+        return model(x, training=False)
 
-    run_usual = run_recalibrated = None
+    def replaced(x):
+        outputs = {}
+        for way, call in REPLACEMENTS.items():
+            with inspection.calls_replaced(layers, call):
+                outputs[way] = plain(x)
+        return outputs
+
+    run_plain = run_replaced = None
     for x, y in read():
-        if run_usual is None:
-            run_usual, run_recalibrated = (
-                inspection.compiled(model, functools.partial(outputs, ways), x)
-                for ways in (["moving", "batch", "single"], ["recalibrated"])
-            )
-        results = run_usual(x)
+        if run_plain is None:
+            run_plain, run_replaced = (inspection.compiled(model, f, x) for f in (plain, replaced))
+        outputs = {"moving": run_plain(x), **run_replaced(x)}
         _assign(variables, recalibrated)
-        try:
-            results |= run_recalibrated(x)
-        finally:
-            _assign(variables, usual)
-        yield results, y, len(keras.tree.flatten(x)[0])
+        outputs["recalibrated"] = run_plain(x)
+        _assign(variables, usual)
+        yield outputs, y, len(keras.tree.flatten(x)[0])
 
 
 def _assign(variables, values):

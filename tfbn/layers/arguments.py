@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfbn.foundation.arguments import integer, number
+from tfbn.layers.functional import DEFAULT_CLIPPING
 
 SINGLE_VALUE_CHOICES = ("normalize", "warn", "moving", "raise")
-CLIPPING_BOUNDS = ("rmax", "rmin", "dmax")
 MOST_BROADCAST_GROUPS = 5  # groups of neighbouring axes over which TensorFlow broadcasts
 RENORM_AVERAGES = "renorm keeps averages of its own, of the standard deviation, to which it does not apply"
 CONTRADICTIONS = [
@@ -57,22 +57,20 @@ def check_renorm_clipping(renorm: bool, clipping: Any) -> Any:
     if clipping is not None and not isinstance(clipping, dict):
         raise TypeError(f"`renorm_clipping` must be a dict. Received: renorm_clipping={clipping!r}.")
     bounds = {name: bound for name, bound in (clipping or {}).items() if bound is not None}
-    if unknown := sorted(set(bounds) - set(CLIPPING_BOUNDS)):
+    if unknown := sorted(bounds.keys() - DEFAULT_CLIPPING):
         raise ValueError(
-            f"Received invalid keys for `renorm_clipping`: {unknown}. Allowed: {list(CLIPPING_BOUNDS)}."
+            f"Received invalid keys for `renorm_clipping`: {unknown}. Allowed: {list(DEFAULT_CLIPPING)}."
         )
     for name, bound in bounds.items():
         if math.isnan(number(name, bound)):
             raise ValueError(f"{name} must be a number in `renorm_clipping`. Received: {name}={bound}.")
-    rmin, rmax = bounds.get("rmin", 0.0), bounds.get("rmax", math.inf)
+    rmax, rmin, dmax = (DEFAULT_CLIPPING | bounds).values()
     if rmax < rmin:
         raise ValueError(
             f"rmax should be at least rmin in `renorm_clipping`. Received: rmax={rmax}, rmin={rmin}."
         )
-    if bounds.get("dmax", 0.0) < 0:
-        raise ValueError(
-            f"dmax should be non-negative in `renorm_clipping`. Received: dmax={bounds['dmax']}."
-        )
+    if dmax < 0:
+        raise ValueError(f"dmax should be non-negative in `renorm_clipping`. Received: dmax={dmax}.")
     return bounds
 
 
@@ -95,11 +93,9 @@ def check_combination(layer: Any) -> None:
             raise ValueError(f"`{one}` does not go with `{other}`: {reason}. Leave one out.")
 
 
-def channel_lengths(
-    axis: int | list[int], input_shape: Sequence[int | None], has_ghosts: bool
-) -> dict[int, int]:
+def channel_lengths(layer: Any, input_shape: Sequence[int | None]) -> dict[int, int]:
     """Return the axes of the channels, counted from the first, with their lengths; check both."""
-    rank = len(input_shape)
+    axis, rank, has_ghosts = layer.axis, len(input_shape), layer.virtual_batch_size is not None
     axes = axis if isinstance(axis, list) else [axis]
     for one in axes:
         if not -rank <= one < rank:

@@ -1,8 +1,6 @@
-"""`BatchNormalization`: weights, configuration, and which statistics normalise when.
+"""`BatchNormalization`: weights, configuration, and which statistics normalise when."""
 
-`tfbn.layers.moments` and `tfbn.layers.functional` have the formulas, `tfbn.layers.averages` the averages.
-"""
-
+import functools
 import inspect
 import sys
 import warnings
@@ -14,16 +12,7 @@ import tensorflow as tf
 
 from tfbn.foundation.arguments import choice, flag, integer, positive_number
 from tfbn.keras_internals import under_xla
-from tfbn.layers import functional
-from tfbn.layers.arguments import (
-    SINGLE_VALUE_CHOICES,
-    channel_lengths,
-    check_axis,
-    check_combination,
-    check_momentum,
-    check_renorm_clipping,
-)
-from tfbn.layers.averages import MovingAverages
+from tfbn.layers import arguments, averages, functional
 from tfbn.layers.moments import broadcast_mask, ghost_batches, moments
 
 
@@ -42,83 +31,78 @@ class BatchNormalization(keras.layers.Layer):
     In inference, `mean` and `variance` are the moving averages. A frozen layer, with
     ``layer.trainable = False``, uses the moving averages even with ``training=True``.
 
-    Arguments, names, defaults and weights (in order: gamma, beta, moving_mean, moving_variance) are
-    those of `keras.layers.BatchNormalization`. So the layer drops in, and ``set_weights`` takes the weights
-    of a trained Keras layer. Options that Keras lacks come after `synchronized`.
+    Arguments, names, defaults and weights (in order: gamma, beta, moving_mean, moving_variance) are those of
+    `keras.layers.BatchNormalization`. So the layer drops in, and ``set_weights`` takes the weights of a
+    trained Keras layer. Options that Keras lacks come after `synchronized`.
 
-    A channel without a value in the batch, or with a NaN or an infinity, leaves its averages unchanged.
-    Under a `tf.distribute` strategy all replicas keep the same averages: those of their batches put
-    together.
+    A channel without a value in the batch, or with a NaN or an infinity, leaves its averages unchanged. Under
+    a `tf.distribute` strategy all replicas keep the same averages: those of their batches put together.
 
     Args:
-        axis: the axis of the channels, or a list of several; all others are reduced. Default -1, the
-            last; 1 for channels-first images.
-        momentum: the share of the moving averages, in [0, 1], that an update keeps. Default 0.99: an
-            average over about the last hundred batches. None: the mean over all batches so far, weighted
-            by their number of values, as in Algorithm 2:
-            ``moving_mean = sum(count * mean) / sum(count)``, and so the variance. None adds the weight
-            `count`, the number of values so far.
+        axis: the axis of the channels, or a list of several; all others are reduced. Default -1, the last;
+            1 for channels-first images.
+        momentum: the share of the moving averages, in [0, 1], that an update keeps. Default 0.99: an average
+            over about the last hundred batches. None: the mean over all batches so far, weighted by their
+            number of values, as in Algorithm 2: ``moving_mean = sum(count * mean) / sum(count)``, and so the
+            variance. None adds the weight `count`, the number of values so far.
         epsilon: positive number added to the variance. Default 1e-3.
         center: whether there is a `beta`. Default True.
         scale: whether there is a `gamma`. Default True. The next layer's kernel can replace `gamma` if
             nothing nonlinear stands between.
-        beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer:
-            Keras initializers or their names. Default zeros, ones, zeros and ones.
+        beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer: Keras
+            initializers or their names. Default zeros, ones, zeros and ones.
         beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint: Keras regularizers and
             constraints. Default None.
         renorm: whether training normalises by moving averages as well (Batch Renormalization):
             ``y = gamma * (x_hat * r + d) + beta`` with the corrections `r` and `d` of
             `tfbn.layers.functional.renorm_corrections`. Adds the weights moving_stddev, renorm_mean and
             renorm_stddev. Default False.
-        renorm_clipping: the bounds of `r` and `d`, any of "rmin", "rmax" and "dmax". Default None: no
-            bounds.
+        renorm_clipping: the bounds of `r` and `d`, any of "rmin", "rmax" and "dmax". Default None: no bounds.
         renorm_momentum: the momentum of renorm_mean and renorm_stddev, in [0, 1]. Default 0.99.
-        synchronized: whether the moments are taken over all replicas of a `tf.distribute` strategy.
-            Default False: each replica's own.
-        unbiased: whether `moving_variance` averages ``variance * count / (count - 1)`` (Bessel's
-            correction), as Algorithm 2 and PyTorch do. Default False, as Keras.
-        debias: whether inference frees the moving averages of their initial values, as Adam does: they
-            start from zero and are read as ``average / (1 - momentum**updates)``. The stored weights
-            stay plain averages. Adds the weight `count`, the updates. Default False: after 100 updates
-            at 0.99 the initial value still makes up 37 %.
-        virtual_batch_size: the examples of a ghost batch. In training each ghost batch is normalised by
-            its own moments; the last one has the remaining examples. The averages move once a batch,
-            towards the means of the ghost batches' moments, weighted by count. (Hoffer et al. 2017 update
-            them once a ghost batch.) Default None: the whole batch.
+        synchronized: whether the moments are taken over all replicas of a `tf.distribute` strategy. Default
+            False: each replica's own.
+        unbiased: whether `moving_variance` averages ``variance * count / (count - 1)`` (Bessel's correction),
+            as Algorithm 2 and PyTorch do. Default False, as Keras.
+        debias: whether inference frees the moving averages of their initial values, as Adam does: they start
+            from zero and are read as ``average / (1 - momentum**updates)``. The stored weights stay plain
+            averages. Adds the weight `count`, the updates. Default False: after 100 updates at 0.99 the
+            initial value still makes up 37 %.
+        virtual_batch_size: the examples of a ghost batch. In training each ghost batch is normalised by its
+            own moments; the last one has the remaining examples. The averages move once a batch, towards the
+            means of the ghost batches' moments, weighted by count. (Hoffer et al. 2017 update them once a
+            ghost batch.) Default None: the whole batch.
         test_local_stats: whether inference, too, normalises by the moments of the batch, as in Haiku and
             Sonnet. The averages are still updated in training. Default False.
-        single_value: what to do with a batch of one value a channel. Its variance is 0 and its output
-            `beta`, whatever the input. "normalize" (default): return that, silently, as Keras. "warn": the
-            same, with a warning. "moving": normalise by the moving averages and do not update them.
-            "raise": raise an error. "warn" and "raise" need to know the size: under XLA they act only if
-            it is known when the function is traced.
+        single_value: what to do with a batch of one value a channel. Its variance is 0 and its output `beta`,
+            whatever the input. "normalize" (default): return that, silently, as Keras. "warn": the same, with
+            a warning. "moving": normalise by the moving averages and do not update them. "raise": raise an
+            error. "warn" and "raise" need to know the size: under XLA they act only if it is known when the
+            function is traced.
         **kwargs: `name`, `dtype`, `trainable` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: tensor ``[N, ..., C]``, the channels at `axis`. float16 and bfloat16 are computed, and
-            their statistics kept, in float32.
-        training: bool, boolean tensor or None. Default None: that of the calling model, as Keras resolves
-            it. A tensor does not work within a `tf.distribute` strategy, since replicas cannot meet in a
-            branch.
-        mask: boolean tensor; where it is false, values do not count in the moments. Its axes are the
-            first ones of `inputs`, each of the same length or 1; missing axes are filled up. So
-            ``[N, T]`` masks the steps of ``[N, T, C]``. Default None, or the mask of a `Masking` layer
-            before this one.
+        inputs: tensor ``[N, ..., C]``, the channels at `axis`. float16 and bfloat16 are computed, and their
+            statistics kept, in float32.
+        training: bool, boolean tensor or None. Default None: that of the calling model, as Keras resolves it.
+            A tensor does not work within a `tf.distribute` strategy, since replicas cannot meet in a branch.
+        mask: boolean tensor; where it is false, values do not count in the moments. Its axes are the first
+            ones of `inputs`, each of the same length or 1; missing axes are filled up. So ``[N, T]`` masks
+            the steps of ``[N, T, C]``. Default None, or the mask of a `Masking` layer before this one.
 
     Shapes:
-        ``[N, ..., C] -> [N, ..., C]``; all weights are ``[C]``, or have the lengths of several axes in
-        their order in `inputs`.
+        ``[N, ..., C] -> [N, ..., C]``; all weights are ``[C]``, or have the lengths of several axes in their
+        order in `inputs`.
 
     Raises:
-        ValueError: an argument is outside its range, or contradicts another; the input has no axis
-            `axis`, or its length there is unknown; the mask does not fit.
+        ValueError: an argument is outside its range, or contradicts another; the input has no axis `axis`, or
+            its length there is unknown; the mask does not fit.
         TypeError: an argument is of the wrong type.
 
-    With gradient accumulation (an optimizer's ``gradient_accumulation_steps=k``) the averages move with
-    every batch, k times a step: ``momentum ** (1 / k)`` keeps as much a step as `momentum` without it. With
-    averaged weights (``use_ema=True``) the averages are those of the weights before averaging. Call
-    `reset_statistics` once the weights are final, then the model with ``training=True`` on batches of
-    training data; with ``momentum=None`` or ``debias=True`` a few are enough.
+    With gradient accumulation (an optimizer's ``gradient_accumulation_steps=k``) the averages move with every
+    batch, k times a step: ``momentum ** (1 / k)`` keeps as much a step as `momentum` without it. With averaged
+    weights (``use_ema=True``) the averages are those of the weights before averaging. Call `reset_statistics`
+    once the weights are final, then the model with ``training=True`` on batches of training data; with
+    ``momentum=None`` or ``debias=True`` a few are enough.
 
     >>> layer = BatchNormalization(momentum=0.5)
     >>> x = tf.constant([[1.0], [3.0]])
@@ -164,8 +148,8 @@ class BatchNormalization(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.axis = check_axis(axis)
-        self.momentum = None if momentum is None else check_momentum("momentum", momentum)
+        self.axis = arguments.check_axis(axis)
+        self.momentum = None if momentum is None else arguments.check_momentum("momentum", momentum)
         self.epsilon = positive_number("epsilon", epsilon)
         self.center = flag("center", center)
         self.scale = flag("scale", scale)
@@ -178,8 +162,8 @@ class BatchNormalization(keras.layers.Layer):
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
         self.renorm = flag("renorm", renorm)
-        self.renorm_clipping = check_renorm_clipping(renorm, renorm_clipping)
-        self.renorm_momentum = check_momentum("renorm_momentum", renorm_momentum)
+        self.renorm_clipping = arguments.check_renorm_clipping(renorm, renorm_clipping)
+        self.renorm_momentum = arguments.check_momentum("renorm_momentum", renorm_momentum)
         self.synchronized = flag("synchronized", synchronized)
         self.unbiased = flag("unbiased", unbiased)
         self.debias = flag("debias", debias)
@@ -187,32 +171,24 @@ class BatchNormalization(keras.layers.Layer):
             virtual_batch_size = integer("virtual_batch_size", virtual_batch_size, at_least=1)
         self.virtual_batch_size = virtual_batch_size
         self.test_local_stats = flag("test_local_stats", test_local_stats)
-        self.single_value = choice("single_value", single_value, SINGLE_VALUE_CHOICES)
-        check_combination(self)
+        self.single_value = choice("single_value", single_value, arguments.SINGLE_VALUE_CHOICES)
+        arguments.check_combination(self)
         self.gamma = self.beta = self.moving_mean = self.moving_variance = None
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the weights for inputs of this shape."""
-        channels = self._channel_lengths(input_shape)
+        channels = arguments.channel_lengths(self, input_shape)
         # A moving average in half precision stalls: its updates are smaller than one rounding.
         dtype = keras.backend.result_type(self.variable_dtype, "float32")
-
-        def add(name, initializer, **options):
-            return self.add_weight(
-                shape=tuple(channels.values()),
-                name=name,
-                initializer=initializer,
-                dtype=dtype,
-                autocast=False,
-                **options,
-            )
-
+        shape = tuple(channels.values())
+        add = functools.partial(self.add_weight, shape=shape, dtype=dtype, autocast=False)
         for name, is_used in (("gamma", self.scale), ("beta", self.center)):
             if is_used:
-                options = {kind: getattr(self, f"{name}_{kind}") for kind in ("regularizer", "constraint")}
-                setattr(self, name, add(name, getattr(self, f"{name}_initializer"), **options))
-        for name, initializer in self._averages.initializers().items():
-            setattr(self, name, add(name, initializer, trainable=False))
+                kinds = ("initializer", "regularizer", "constraint")
+                options = {kind: getattr(self, f"{name}_{kind}") for kind in kinds}
+                setattr(self, name, add(name=name, **options))
+        for name, initializer in averages.initializers(self).items():
+            setattr(self, name, add(name=name, initializer=initializer, trainable=False))
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes=channels)
 
     def reset_statistics(self) -> None:
@@ -227,7 +203,9 @@ class BatchNormalization(keras.layers.Layer):
         """
         if not self.built:
             raise ValueError(f"{self.name} has no statistics yet. Call it on data, or build it, first.")
-        self._averages.reset()
+        for name, initializer in averages.initializers(self).items():
+            weight = getattr(self, name)
+            weight.assign(initializer(weight.shape, dtype=weight.dtype))
 
     def call(
         self, inputs: tf.Tensor, training: bool | tf.Tensor | None = None, mask: tf.Tensor | None = None
@@ -273,10 +251,16 @@ class BatchNormalization(keras.layers.Layer):
         elif self.single_value != "normalize":
             self._report_single_values(batch, [x.shape[axis] for axis in axes], mask)
         if self.renorm:
-            r, d = self._renorm_corrections(batch, x)
+            stddev = tf.sqrt(batch.variance + self.epsilon)
+            renorm_mean = self._broadcast(self.renorm_mean, x)
+            # Early in training, or for a constant channel, the average could be near zero.
+            renorm_stddev = tf.maximum(self._broadcast(self.renorm_stddev, x), self.epsilon**0.5)
+            r, d = functional.renorm_corrections(
+                batch.mean, stddev, renorm_mean, renorm_stddev, self.renorm_clipping
+            )
             gamma, beta = gamma * r, gamma * d + beta
         if update:
-            self._averages.update(batch)
+            averages.update(self, batch)
         return functional.batch_normalize(
             x, batch, gamma, beta, self.epsilon, axes, mask, self.synchronized
         )
@@ -310,22 +294,8 @@ class BatchNormalization(keras.layers.Layer):
                 raise ValueError(message)
             warnings.warn(message, stacklevel=2)
 
-    def _renorm_corrections(self, batch, x):
-        return functional.renorm_corrections(
-            batch.mean,
-            tf.sqrt(batch.variance + self.epsilon),
-            self._broadcast(self.renorm_mean, x),
-            # Early in training, or for a constant channel, the average could be near zero.
-            tf.maximum(self._broadcast(self.renorm_stddev, x), self.epsilon**0.5),
-            self.renorm_clipping,
-        )
-
-    @property
-    def _averages(self) -> MovingAverages:
-        return MovingAverages(self)
-
     def _moving_moments(self, x):
-        return self._averages.for_inference(lambda weight: self._broadcast(weight, x))
+        return averages.for_inference(self, lambda weight: self._broadcast(weight, x))
 
     def _gamma_and_beta(self, x):
         gamma = self.gamma if self.scale else tf.ones_like(self.moving_mean)
@@ -338,16 +308,13 @@ class BatchNormalization(keras.layers.Layer):
         channels = {axis - spec.ndim: length for axis, length in spec.axes.items()}
         return functional.broadcast(weight, x, channels)
 
-    def _channel_lengths(self, input_shape):
-        return channel_lengths(self.axis, input_shape, self.virtual_batch_size is not None)
-
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
         """Return `input_shape`, once it fits `axis`."""
-        self._channel_lengths(input_shape)
+        arguments.channel_lengths(self, input_shape)
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
         """Return all arguments, for `from_config` and .keras files."""
-        arguments = inspect.signature(BatchNormalization.__init__).parameters
-        values = {name: getattr(self, name) for name in arguments if name not in ("self", "kwargs")}
+        parameters = inspect.signature(BatchNormalization.__init__).parameters
+        values = {name: getattr(self, name) for name in parameters if name not in ("self", "kwargs")}
         return {**super().get_config(), **keras.saving.serialize_keras_object(values)}

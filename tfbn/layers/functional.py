@@ -1,7 +1,4 @@
-"""The mathematics of batch normalization on tensors: no Keras, no variables.
-
-`tfbn.layers.moments` takes the statistics of a batch; here they are used and averaged.
-"""
+"""Normalising tensors by statistics, which `tfbn.layers.moments` takes: no Keras, no variables."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -11,7 +8,7 @@ import tensorflow as tf
 from tfbn.layers import kernels
 from tfbn.layers.moments import Moments, sum_over_replicas
 
-DEFAULT_CLIPPING = {"rmin": 0.0, "rmax": float("inf"), "dmax": float("inf")}
+DEFAULT_CLIPPING = {"rmax": float("inf"), "rmin": 0.0, "dmax": float("inf")}
 
 
 def batch_normalize(
@@ -54,7 +51,7 @@ def batch_normalize(
     )
     backward = closed_form
     if mask is None and not synchronized:
-        backward = functools.partial(_in_one_kernel, x, axes, epsilon, closed_form)
+        backward = _in_one_kernel(closed_form, x, axes, epsilon)
 
     @tf.custom_gradient
     def scaled_and_shifted(x, gamma, beta):
@@ -87,8 +84,8 @@ def _closed_form(dy, gamma, shifted, offset, variance, *, count, epsilon, axes, 
     return gamma * inverse_stddev * (dy - through_moments), dgamma, dbeta
 
 
-def _in_one_kernel(x, axes, epsilon, closed_form, *arguments):
-    """Compute the results of `closed_form` by TensorFlow's kernel, where that applies to `x`."""
+def _in_one_kernel(closed_form, x, axes, epsilon):
+    """Return a function that replaces `closed_form`, by TensorFlow's kernel where that applies to `x`."""
 
     @tf.custom_gradient
     def compute(*arguments):
@@ -110,7 +107,7 @@ def _in_one_kernel(x, axes, epsilon, closed_form, *arguments):
         )
         return results, derivative
 
-    return compute(*arguments)
+    return compute
 
 
 def normalize(
@@ -148,57 +145,6 @@ def broadcast(weight: tf.Tensor, x: tf.Tensor, channels: Mapping[int, int]) -> t
     return tf.reshape(tf.cast(weight, x.dtype), shape)
 
 
-def moving_average(average: tf.Tensor, value: tf.Tensor, momentum: tf.Tensor | float) -> tf.Tensor:
-    """Move an average by one step towards a value; `momentum` is the share that the average keeps.
-
-        average = average * momentum + value * (1 - momentum)
-
-    PyTorch gives the name momentum to ``1 - momentum``. With the momentum of `cumulative_momentum` the
-    result is the mean of all values. With a momentum of 1 the average stays, even if `value` is not finite.
-
-    >>> float(moving_average(tf.constant(10.0), 20.0, momentum=0.75))
-    12.5
-
-    Source: Ioffe and Szegedy 2015, section 3.1.
-    """
-    # Rounded first, the two shares sum to exactly one; else a float32 average is off by 1e-5 at 0.999.
-    momentum = tf.convert_to_tensor(momentum, average.dtype)
-    return average * momentum + tf.math.multiply_no_nan(value, 1 - momentum)
-
-
-def cumulative_momentum(previous_count: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Return the share that a mean over `previous_count` values keeps when `count` values join it.
-
-        momentum = previous_count / (previous_count + count)
-
-    >>> average = moving_average(tf.constant(2.0), 5.0, cumulative_momentum(tf.constant(6.0), 3.0))
-    >>> float(average)
-    3.0
-
-    Source: the mean of the batches' statistics of Ioffe and Szegedy 2015, Algorithm 2, line 10, weighted
-    by batch size and taken step by step.
-    """
-    return tf.math.divide_no_nan(previous_count, previous_count + count)
-
-
-def debiased(average: tf.Tensor, momentum: float, updates: tf.Tensor) -> tf.Tensor:
-    """Free a moving average that started from zero of that start.
-
-        average / (1 - momentum**updates)
-
-    Before the first update `average` is returned unchanged.
-
-    >>> average = moving_average(tf.constant(0.0), 3.0, momentum=0.99)
-    >>> round(float(debiased(average, momentum=0.99, updates=tf.constant(1.0))), 5)
-    3.0
-
-    Source: Kingma and Ba 2015, "Adam", section 3.
-    """
-    momentum = tf.convert_to_tensor(momentum, average.dtype)
-    weight = -tf.math.expm1(updates * tf.math.log(momentum))  # 1 - momentum**updates, to its last digit
-    return tf.where(updates > 0, tf.math.divide_no_nan(average, weight), average)
-
-
 def renorm_corrections(
     mean: tf.Tensor,
     stddev: tf.Tensor,
@@ -220,7 +166,7 @@ def renorm_corrections(
 
     Source: Ioffe 2017, "Batch Renormalization", Algorithm 1.
     """
-    rmin, rmax, dmax = (clipping.get(name, default) for name, default in DEFAULT_CLIPPING.items())
+    rmax, rmin, dmax = (clipping.get(name, default) for name, default in DEFAULT_CLIPPING.items())
     r = tf.clip_by_value(stddev / renorm_stddev, rmin, rmax)
     d = tf.clip_by_value((mean - renorm_mean) / renorm_stddev, -dmax, dmax)
     return tf.stop_gradient(r), tf.stop_gradient(d)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfbn.keras_internals import consumers, flatten_layers
 from tfbn.layers import functional
-from tfbn.layers.averages import MovingAverages
+from tfbn.layers.averages import for_inference
 from tfbn.layers.batch_normalization import BatchNormalization
 from tfbn.layers.moments import broadcast_mask, moments
 
@@ -57,7 +57,7 @@ def averages(layer: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(keras.ops.convert_to_numpy(weight), "float64")
 
     if getattr(layer, "debias", False):
-        mean, variance = MovingAverages(layer).for_inference(float64)
+        mean, variance = for_inference(layer, float64)
         return mean.numpy(), variance.numpy()
     return float64(layer.moving_mean), float64(layer.moving_variance)
 
@@ -104,19 +104,19 @@ def calls_replaced(layers: Sequence, call: Callable) -> Iterator[None]:
 
     Dropout and the like act as the model is called. `call` may end the model's run by raising `StopModel`.
     """
+
+    def replacement(layer, inputs, training=None, mask=None):
+        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        return tf.cast(call(layer, x, mask), layer.compute_dtype)
+
     for layer in layers:
         # An attribute of the object takes precedence over the method of its class.
-        layer.call = functools.partial(_replacement, call, layer)
+        layer.call = functools.partial(replacement, layer)
     try:
         yield
     finally:
         for layer in layers:
             del layer.call
-
-
-def _replacement(call, layer, inputs, training=None, mask=None):
-    x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-    return tf.cast(call(layer, x, mask), layer.compute_dtype)
 
 
 class StopModel(BaseException):
@@ -130,32 +130,29 @@ def observe(
     call: Callable,
     stop_after: int | None = None,
 ) -> Iterator[list[tuple]]:
-    """Run `model` in inference over all batches, and yield for each what `call` observes in `layers`.
+    """Run `model` in inference over all batches ``(x, y)`` that `read` iterates over.
 
-    Args:
-        read: function that returns an iterator over batches ``(x, y)``.
-        call: function of layer, inputs and mask that returns the observation, a nest of tensors, and the
-            layer's output.
-        stop_after: the number of calls after which the model stops. Default None: it runs to its end.
-
-    A batch's observations are pairs of layer and observation, in the order of the calls.
+    For each batch yield pairs of layer and observation, in the order of the calls. ``call(layer, x, mask)``
+    returns the observation, a nest of tensors, and the layer's output. The model stops after `stop_after`
+    calls. Default None: it runs to its end.
     """
     order: list = []
 
     def observations(x):
-        pairs = []
+        order.clear()
+        values = []
 
         def observed_call(layer, x, mask):
             observation, y = call(layer, x, mask)
-            pairs.append((layer, observation))
-            if len(pairs) == stop_after:
+            order.append(layer)
+            values.append(observation)
+            if len(values) == stop_after:
                 raise StopModel
             return y
 
         with calls_replaced(layers, observed_call), contextlib.suppress(StopModel):
             model(x, training=False)
-        order[:] = [layer for layer, _ in pairs]
-        return [observation for _, observation in pairs]
+        return values
 
     run = None
     for x, _ in read():
@@ -208,11 +205,10 @@ def batch_moments(layer: Any, x: tf.Tensor, mask: tf.Tensor | None) -> list[tf.T
 
 def activation_after(layer: Any) -> str | None:
     """Return the name of the activation that alone takes the output of `layer`, such as "relu", or None."""
-    names = [_activation(operation) for operation in consumers(layer)]
-    return names[0] if len(names) == 1 else None
-
-
-def _activation(operation):
+    operations = consumers(layer)
+    if len(operations) != 1:
+        return None
+    (operation,) = operations
     if isinstance(operation, keras.layers.Activation):
         return operation.activation.__name__
     if isinstance(operation, keras.layers.ReLU) and (operation.negative_slope or operation.threshold):

@@ -129,7 +129,7 @@ def gradient(
     """Compute dx, dgamma and dbeta in two passes, within the fused path of `choose`."""
     # The kernel adds within an example, then over the examples: of 32 rows each, its sums stay exact.
     rows = [-1, GRADIENT_BLOCK_ROWS, 1, x.shape[-1]]
-    result = tf.raw_ops.FusedBatchNormGradV3(
+    dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=tf.reshape(dy, rows),
         x=tf.reshape(x, rows),
         scale=tf.reshape(gamma, [-1]),
@@ -139,11 +139,8 @@ def gradient(
         epsilon=epsilon,
         is_training=True,
     )
-    return (
-        tf.reshape(result.x_backprop, _shape(x)),
-        tf.reshape(result.scale_backprop, _channel_shape(x)),
-        tf.reshape(result.offset_backprop, _channel_shape(x)),
-    )
+    channels = _channel_shape(x)
+    return tf.reshape(dx, _shape(x)), tf.reshape(dgamma, channels), tf.reshape(dbeta, channels)
 
 
 def _channels_last(x, axes):

@@ -4,8 +4,7 @@ Every statistic keeps the rank of its input (``[N, H, W, C] -> [1, 1, 1, C]``), 
 read as they stand in the paper and broadcasting does the rest.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -63,84 +62,68 @@ def moments(
     Source: Ioffe and Szegedy 2015, Algorithm 1, lines 1 and 2; the correction is that of Chan, Golub
     and LeVeque 1983, equation 1.7.
     """
-    values = _Values(x, axes, mask, synchronized)
     if mask is not None:
-        return values.about_mean(kernels.channel_sum(tf.cast(mask, x.dtype), axes))
+        count = kernels.channel_sum(tf.cast(mask, x.dtype), axes)
+        return _about_mean(x, axes, count, mask, synchronized)
     count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), tf.constant(axes, tf.int32))), x.dtype)
     if synchronized:
-        return values.about_mean(count)
-    fused, plain = (lambda: values.about_zero_or_mean(count)), (lambda: values.about_mean(count))
+        return _about_mean(x, axes, count, synchronized=True)
+    fused, plain = (lambda: _about_zero_or_mean(x, axes, count)), (lambda: _about_mean(x, axes, count))
     return kernels.choose(x, axes, fused, plain, least=500_000)
 
 
-@dataclass(frozen=True)
-class _Values:
-    """The values of `moments` and how to sum them.
+def _about_mean(x, axes, count, mask=None, synchronized=False):
+    """Take the mean first, then the moments about it."""
 
-    The shift changes nothing but the rounding, so no gradient goes through it.
-    """
-
-    x: tf.Tensor
-    axes: Sequence[int]
-    mask: tf.Tensor | None
-    synchronized: bool
-
-    def about_mean(self, count: tf.Tensor) -> Moments:
-        """Take the mean first, then the moments about it."""
-        total, count = sum_over_replicas([self._sum(self.x), count], self.synchronized)
-        mean = tf.math.divide_no_nan(total, count)
-        shift = kernels.pinned(tf.stop_gradient(mean))
-        batch = self._about(
-            shift, count, lambda values: kernels.channel_sum(tf.square(values), self.axes), mean
-        )
-        # Differences from a mean near zero are rounded, all in one direction: there the sum is better.
-        near_zero = tf.square(mean) <= batch.variance
-        return batch._replace(mean=tf.where(near_zero, mean, batch.mean))
-
-    def about_zero_or_mean(self, count: tf.Tensor) -> Moments:
-        """Take the moments about 0, and about the mean where that is too far from 0."""
-        sum_of_squares = kernels.channel_sum_of_squares
-        plain = self._about(None, count, sum_of_squares)
-        near_zero = tf.reduce_all(tf.square(plain.offset) <= 4 * plain.variance)
-        shift = tf.stop_gradient(plain.offset)
-        return tf.cond(near_zero, lambda: plain, lambda: self._about(shift, count, sum_of_squares))
-
-    def _about(
-        self,
-        shift: tf.Tensor | None,
-        count: tf.Tensor,
-        sum_of_squares: Callable[[tf.Tensor], tf.Tensor],
-        mean: tf.Tensor | None = None,
-    ) -> Moments:
-        shifted = self.x if shift is None else self.x - shift
-        second = sum_of_squares(self._masked(shifted))
-        if mean is not None and not self.synchronized and under_xla():
-            # XLA reads `x` for each sum. This one is what rounding took from the mean; of a mean near zero
-            # it is negligible. In a branch of its own it is only read where it is needed.
-            first = tf.cond(
-                tf.reduce_all(tf.square(mean) * count <= 4 * second),
-                lambda: (mean - shift) * count,
-                lambda: self._sum(self.x - shift),
-            )
-        else:
-            first = self._sum(shifted)
-        first, second = sum_over_replicas([first, second], self.synchronized)
-        offset = tf.math.divide_no_nan(first, count)
-        variance = _variance(second, count, offset)
-        shift = tf.zeros_like(offset) if shift is None else shift
-        return Moments(shifted, shift, offset, shift + offset, variance, count)
-
-    def _sum(self, values: tf.Tensor) -> tf.Tensor:
-        return kernels.channel_sum(self._masked(values), self.axes)
-
-    def _masked(self, values: tf.Tensor) -> tf.Tensor:
+    def masked(values):
         # A product with zero would let a masked NaN or infinity through.
-        return values if self.mask is None else tf.where(self.mask, values, tf.zeros_like(values))
+        return values if mask is None else tf.where(mask, values, tf.zeros_like(values))
+
+    total, count = sum_over_replicas([kernels.channel_sum(masked(x), axes), count], synchronized)
+    mean = tf.math.divide_no_nan(total, count)
+    shift = kernels.pinned(tf.stop_gradient(mean))  # The shift only changes rounding: no gradient.
+    shifted = x - shift
+    second = kernels.channel_sum(tf.square(masked(shifted)), axes)
+    if synchronized or not under_xla():
+        first = kernels.channel_sum(masked(shifted), axes)
+    else:
+        # XLA reads `x` for each sum. This one is what rounding took from the mean; of a mean near zero
+        # it is negligible. In a branch of its own it is only read where it is needed.
+        first = tf.cond(
+            tf.reduce_all(tf.square(mean) * count <= 4 * second),
+            lambda: (mean - shift) * count,
+            lambda: kernels.channel_sum(masked(x - shift), axes),
+        )
+    batch = _from_sums(shifted, shift, *sum_over_replicas([first, second], synchronized), count)
+    # Differences from a mean near zero are rounded, all in one direction: there the sum is better.
+    near_zero = tf.square(mean) <= batch.variance
+    return batch._replace(mean=tf.where(near_zero, mean, batch.mean))
 
 
-def _variance(second: tf.Tensor, count: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """Return the variance from the sum of squares about a shift, and the mean's offset from the shift."""
-    return tf.nn.relu(tf.math.divide_no_nan(second, count) - tf.square(offset))
+def _about_zero_or_mean(x, axes, count):
+    """Take the moments about 0, and about the mean where that is too far from 0."""
+
+    def about(shift):
+        shifted = x if shift is None else x - shift
+        second = kernels.channel_sum_of_squares(shifted)
+        return _from_sums(shifted, shift, kernels.channel_sum(shifted, axes), second, count)
+
+    plain = about(None)
+    near_zero = tf.reduce_all(tf.square(plain.offset) <= 4 * plain.variance)
+    shift = tf.stop_gradient(plain.offset)
+    return tf.cond(near_zero, lambda: plain, lambda: about(shift))
+
+
+def _from_sums(shifted, shift, first, second, count):
+    offset, variance = _mean_and_variance(first, second, count)
+    shift = tf.zeros_like(offset) if shift is None else shift
+    return Moments(shifted, shift, offset, shift + offset, variance, count)
+
+
+def _mean_and_variance(first, second, count):
+    """Return both about a shift, from the sum and the sum of squares about that shift."""
+    mean = tf.math.divide_no_nan(first, count)
+    return mean, tf.nn.relu(tf.math.divide_no_nan(second, count) - tf.square(mean))
 
 
 def sum_over_replicas(values: list, synchronized: bool = True) -> list:
@@ -161,8 +144,6 @@ def pool_over_replicas(batch: Moments) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]
         mean     = sum(count * mean) / sum(count)
         variance = sum(count * (variance + (mean_of_replica - mean)**2)) / sum(count)
 
-    All replicas get the same values.
-
     Source: Chan, Golub and LeVeque 1983, equation 2.1, about a common shift as in `moments`.
     """
     if _number_of_replicas() == 1:
@@ -171,25 +152,8 @@ def pool_over_replicas(batch: Moments) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     shift = tf.math.divide_no_nan(total, count)
     distance = (batch.shift - shift) + batch.offset
     sums = [batch.count * distance, batch.count * (batch.variance + tf.square(distance))]
-    first, second = sum_over_replicas(sums)
-    offset = tf.math.divide_no_nan(first, count)
-    variance = _variance(second, count, offset)
+    offset, variance = _mean_and_variance(*sum_over_replicas(sums), count)
     return shift + offset, variance, count
-
-
-def unbiased_variance(variance: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Estimate the variance of the population from a batch's biased one, by Bessel's correction.
-
-        variance * count / (count - 1)
-
-    A single value allows no estimate: the result is then 0, as is its biased variance.
-
-    >>> float(unbiased_variance(tf.constant(1.0), tf.constant(2.0)))
-    2.0
-
-    Source: Ioffe and Szegedy 2015, Algorithm 2, line 10.
-    """
-    return variance * count / tf.maximum(count - 1, 1)
 
 
 def broadcast_mask(mask: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor | None:
@@ -198,18 +162,17 @@ def broadcast_mask(mask: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor | None:
         return None
     mask = tf.cast(tf.convert_to_tensor(mask), "bool")
     rank = mask.shape.rank
-    if rank is None or rank > x.shape.rank or not _broadcasts(mask.shape, x.shape[:rank]):
+    fits = rank is not None and rank <= x.shape.rank
+    if fits:
+        lengths = zip(mask.shape, x.shape[:rank], strict=True)
+        fits = all(length in (1, None) or wanted in (length, None) for length, wanted in lengths)
+    if not fits:
         raise ValueError(
             f"`mask` must have the first axes of the inputs, each of the same length or 1. Received: "
             f"mask.shape={mask.shape} for inputs of the shape {x.shape}."
         )
     mask = tf.reshape(mask, tf.concat([tf.shape(mask), [1] * (x.shape.rank - rank)], 0))
     return tf.broadcast_to(mask, tf.shape(x))
-
-
-def _broadcasts(mask_shape, shape):
-    lengths = zip(mask_shape, shape, strict=True)
-    return all(length in (1, None) or wanted in (length, None) for length, wanted in lengths)
 
 
 def ghost_batches(x: tf.Tensor, size: int) -> tf.Tensor:
