@@ -54,13 +54,12 @@ class Diagnosis:
     """The result of `diagnose`.
 
     Attributes:
-        layers: a dict for each batch norm layer, in the order of calls: name, channels, momentum,
-            steps (None if unknown) and start_left (the share of its initial value that an average still
-            holds, None if unknown); lists with a number for each channel, mean_error (distance of the
-            moving mean from the population's, in standard deviations of the population) and
-            variance_ratio (moving over population, epsilon added to both); near_epsilon, dead and
-            saturated (numbers of channels); noise (scatter of the means of batches, in standard
-            deviations of the population).
+        layers: a dict for each batch norm layer, in the order of calls: name, channels, momentum, steps
+            (None if unknown) and start_left (the share of its initial value that an average still holds,
+            None if unknown); lists with a number for each channel, mean_error (distance of the moving mean
+            from the population's, in standard deviations of the population) and variance_ratio (moving over
+            population, epsilon added to both); near_epsilon, dead and saturated (numbers of channels);
+            noise (scatter of the means of batches, in standard deviations of the population).
         ways: for each of "moving", "batch", "recalibrated" and "single" a dict of loss, accuracy (a
             fraction) and flips (the share of predictions that differ from those under moving averages);
             None where there are no labels, or they are not classes.
@@ -119,8 +118,8 @@ def diagnose(
             what `loss` takes; weights of examples are not used. Without labels there are no losses and
             accuracies, and no changed predictions either unless the model gives ``[N, outputs]``.
         batch_size: that of training, where `data` is not in batches already. Default 32, as in Keras.
-        steps: the steps that the model was trained for. Default None: from the model's optimizer, if it
-            has one, or from the layer's count.
+        steps: the steps that the model was trained for. Default None: from the model's optimizer, if it has
+            one, or from the layer's count.
         loss: a Keras loss or its name. Default None: cross-entropy of classes, of logits or of
             probabilities, whichever the model gives.
 

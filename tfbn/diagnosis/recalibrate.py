@@ -37,8 +37,8 @@ def recalibrate(
     Args:
         model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed in place.
         data: inputs, an array or a dict or list of arrays; ``(inputs, labels)``, the labels unused; a
-            `tfbn.data.Data`, whose training split is used; or batches that can be read repeatedly, such
-            as a `tf.data.Dataset`.
+            `tfbn.data.Data`, whose training split is used; or batches that can be read repeatedly, such as
+            a `tf.data.Dataset`.
         batch_size: examples a batch, where `data` is not in batches already. Default 256.
         unbiased: whether to apply Bessel's correction to the variance, as Algorithm 2 and PyTorch do.
             Default False, as in Keras; a layer with ``unbiased=True`` always has it.

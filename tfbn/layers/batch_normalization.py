@@ -22,8 +22,8 @@ class BatchNormalization(keras.layers.Layer):
 
         y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
 
-    In training, ``layer(x, training=True)``, `mean` and `variance` (biased) are those of the batch, and
-    the moving averages are updated:
+    In training, ``layer(x, training=True)``, `mean` and `variance` (biased) are those of the batch, and the
+    moving averages are updated:
 
         moving_mean     = moving_mean     * momentum + mean     * (1 - momentum)
         moving_variance = moving_variance * momentum + variance * (1 - momentum)
@@ -31,20 +31,21 @@ class BatchNormalization(keras.layers.Layer):
     In inference, `mean` and `variance` are the moving averages. A frozen layer, with
     ``layer.trainable = False``, uses the moving averages even with ``training=True``.
 
-    Arguments, names, defaults and weights (in order: gamma, beta, moving_mean, moving_variance) are those of
-    `keras.layers.BatchNormalization`. So the layer drops in, and ``set_weights`` takes the weights of a
+    Arguments, names, defaults and weights (in order: gamma, beta, moving_mean, moving_variance) are those
+    of `keras.layers.BatchNormalization`. So the layer drops in, and ``set_weights`` takes the weights of a
     trained Keras layer. Options that Keras lacks come after `synchronized`.
 
-    A channel without a value in the batch, or with a NaN or an infinity, leaves its averages unchanged. Under
-    a `tf.distribute` strategy all replicas keep the same averages: those of their batches put together.
+    A channel without a value in the batch, or with a NaN or an infinity, leaves its averages unchanged.
+    Under a `tf.distribute` strategy all replicas keep the same averages: those of their batches put
+    together.
 
     Args:
         axis: the axis of the channels, or a list of several; all others are reduced. Default -1, the last;
             1 for channels-first images.
-        momentum: the share of the moving averages, in [0, 1], that an update keeps. Default 0.99: an average
-            over about the last hundred batches. None: the mean over all batches so far, weighted by their
-            number of values, as in Algorithm 2: ``moving_mean = sum(count * mean) / sum(count)``, and so the
-            variance. None adds the weight `count`, the number of values so far.
+        momentum: the share of the moving averages, in [0, 1], that an update keeps. Default 0.99: an
+            average over about the last hundred batches. None: the mean over all batches so far, weighted by
+            their number of values, as in Algorithm 2: ``moving_mean = sum(count * mean) / sum(count)``, and
+            so the variance. None adds the weight `count`, the number of values so far.
         epsilon: positive number added to the variance. Default 1e-3.
         center: whether there is a `beta`. Default True.
         scale: whether there is a `gamma`. Default True. The next layer's kernel can replace `gamma` if
@@ -57,52 +58,54 @@ class BatchNormalization(keras.layers.Layer):
             ``y = gamma * (x_hat * r + d) + beta`` with the corrections `r` and `d` of
             `tfbn.layers.functional.renorm_corrections`. Adds the weights moving_stddev, renorm_mean and
             renorm_stddev. Default False.
-        renorm_clipping: the bounds of `r` and `d`, any of "rmin", "rmax" and "dmax". Default None: no bounds.
+        renorm_clipping: the bounds of `r` and `d`, any of "rmin", "rmax" and "dmax". Default None: no
+            bounds.
         renorm_momentum: the momentum of renorm_mean and renorm_stddev, in [0, 1]. Default 0.99.
         synchronized: whether the moments are taken over all replicas of a `tf.distribute` strategy. Default
             False: each replica's own.
-        unbiased: whether `moving_variance` averages ``variance * count / (count - 1)`` (Bessel's correction),
-            as Algorithm 2 and PyTorch do. Default False, as Keras.
-        debias: whether inference frees the moving averages of their initial values, as Adam does: they start
-            from zero and are read as ``average / (1 - momentum**updates)``. The stored weights stay plain
-            averages. Adds the weight `count`, the updates. Default False: after 100 updates at 0.99 the
-            initial value still makes up 37 %.
+        unbiased: whether `moving_variance` averages ``variance * count / (count - 1)`` (Bessel's
+            correction), as Algorithm 2 and PyTorch do. Default False, as Keras.
+        debias: whether inference frees the moving averages of their initial values, as Adam does: they
+            start from zero and are read as ``average / (1 - momentum**updates)``. The stored weights stay
+            plain averages. Adds the weight `count`, the updates. Default False: after 100 updates at 0.99
+            the initial value still makes up 37 %.
         virtual_batch_size: the examples of a ghost batch. In training each ghost batch is normalised by its
-            own moments; the last one has the remaining examples. The averages move once a batch, towards the
-            means of the ghost batches' moments, weighted by count. (Hoffer et al. 2017 update them once a
-            ghost batch.) Default None: the whole batch.
+            own moments; the last one has the remaining examples. The averages move once a batch, towards
+            the means of the ghost batches' moments, weighted by count. (Hoffer et al. 2017 update them once
+            a ghost batch.) Default None: the whole batch.
         test_local_stats: whether inference, too, normalises by the moments of the batch, as in Haiku and
             Sonnet. The averages are still updated in training. Default False.
-        single_value: what to do with a batch of one value a channel. Its variance is 0 and its output `beta`,
-            whatever the input. "normalize" (default): return that, silently, as Keras. "warn": the same, with
-            a warning. "moving": normalise by the moving averages and do not update them. "raise": raise an
-            error. "warn" and "raise" need to know the size: under XLA they act only if it is known when the
-            function is traced.
+        single_value: what to do with a batch of one value a channel. Its variance is 0 and its output
+            `beta`, whatever the input. "normalize" (default): return that, silently, as Keras. "warn": the
+            same, with a warning. "moving": normalise by the moving averages and do not update them.
+            "raise": raise an error. "warn" and "raise" need to know the size: under XLA they act only if it
+            is known when the function is traced.
         **kwargs: `name`, `dtype`, `trainable` and the like, as for any Keras layer.
 
     Call arguments:
         inputs: tensor ``[N, ..., C]``, the channels at `axis`. float16 and bfloat16 are computed, and their
             statistics kept, in float32.
-        training: bool, boolean tensor or None. Default None: that of the calling model, as Keras resolves it.
-            A tensor does not work within a `tf.distribute` strategy, since replicas cannot meet in a branch.
+        training: bool, boolean tensor or None. Default None: that of the calling model, as Keras resolves
+            it. A tensor does not work within a `tf.distribute` strategy, since replicas cannot meet in a
+            branch.
         mask: boolean tensor; where it is false, values do not count in the moments. Its axes are the first
             ones of `inputs`, each of the same length or 1; missing axes are filled up. So ``[N, T]`` masks
             the steps of ``[N, T, C]``. Default None, or the mask of a `Masking` layer before this one.
 
     Shapes:
-        ``[N, ..., C] -> [N, ..., C]``; all weights are ``[C]``, or have the lengths of several axes in their
-        order in `inputs`.
+        ``[N, ..., C] -> [N, ..., C]``; all weights are ``[C]``, or have the lengths of several axes in
+        their order in `inputs`.
 
     Raises:
-        ValueError: an argument is outside its range, or contradicts another; the input has no axis `axis`, or
-            its length there is unknown; the mask does not fit.
+        ValueError: an argument is outside its range, or contradicts another; the input has no axis `axis`,
+            or its length there is unknown; the mask does not fit.
         TypeError: an argument is of the wrong type.
 
-    With gradient accumulation (an optimizer's ``gradient_accumulation_steps=k``) the averages move with every
-    batch, k times a step: ``momentum ** (1 / k)`` keeps as much a step as `momentum` without it. With averaged
-    weights (``use_ema=True``) the averages are those of the weights before averaging. Call `reset_statistics`
-    once the weights are final, then the model with ``training=True`` on batches of training data; with
-    ``momentum=None`` or ``debias=True`` a few are enough.
+    With gradient accumulation (an optimizer's ``gradient_accumulation_steps=k``) the averages move with
+    every batch, k times a step: ``momentum ** (1 / k)`` keeps as much a step as `momentum` without it. With
+    averaged weights (``use_ema=True``) the averages are those of the weights before averaging. Call
+    `reset_statistics` once the weights are final, then the model with ``training=True`` on batches of
+    training data; with ``momentum=None`` or ``debias=True`` a few are enough.
 
     >>> layer = BatchNormalization(momentum=0.5)
     >>> x = tf.constant([[1.0], [3.0]])
@@ -113,8 +116,8 @@ class BatchNormalization(keras.layers.Layer):
     >>> [round(float(y), 3) for y in layer(x, training=False)[:, 0]]
     [0.0, 1.999]
 
-    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, Algorithms 1 and 2; for renorm
-    Ioffe 2017, https://arxiv.org/abs/1702.03275, Algorithm 1; for debias Kingma and Ba 2015,
+    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, Algorithms 1 and 2; for renorm Ioffe
+    2017, https://arxiv.org/abs/1702.03275, Algorithm 1; for debias Kingma and Ba 2015,
     https://arxiv.org/abs/1412.6980, section 3; for virtual_batch_size Hoffer, Hubara and Soudry 2017,
     https://arxiv.org/abs/1705.08741, Algorithm 1.
     """

@@ -30,9 +30,9 @@ def batch_normalize(
         dbeta  = sum(dy)
         dx     = gamma / sqrt(variance + epsilon) * (dy - (dbeta + x_hat * dgamma) / count)
 
-    Mean and variance depend on `x`, and `dx` accounts for it: `batch` has to be ``moments(x, ...)`` of
-    the same `x`, `axes`, `mask` and `synchronized`. Where `mask` is false, `x` did not enter the
-    moments: it is normalised like the rest, and the second term of `dx` vanishes.
+    Mean and variance depend on `x`, and `dx` accounts for it: `batch` has to be ``moments(x, ...)`` of the
+    same `x`, `axes`, `mask` and `synchronized`. Where `mask` is false, `x` did not enter the moments: it is
+    normalised like the rest, and the second term of `dx` vanishes.
 
     `gamma` and `beta` have the shape of ``batch.variance``. The output has the shape and dtype of `x`.
     Derivatives of second and third order are right, too.
@@ -43,8 +43,8 @@ def batch_normalize(
     >>> y.numpy().tolist()
     [[-1.0], [1.0]]
 
-    Source: Ioffe and Szegedy 2015, Algorithm 1 and the six gradients of section 3, with the chain
-    through mean and variance contracted.
+    Source: Ioffe and Szegedy 2015, Algorithm 1 and the six gradients of section 3, with the chain through
+    mean and variance contracted.
     """
     closed_form = functools.partial(
         _closed_form, count=batch.count, epsilon=epsilon, axes=axes, mask=mask, synchronized=synchronized
@@ -157,8 +157,8 @@ def renorm_corrections(
         r = clip(stddev / renorm_stddev, rmin, rmax)
         d = clip((mean - renorm_mean) / renorm_stddev, -dmax, dmax)
 
-    ``x_hat * r + d`` then is `x` normalised by the averages, up to the clipping. Both are constants to
-    the gradient. Without a key in `clipping`, rmin is 0, rmax and dmax are infinite.
+    ``x_hat * r + d`` then is `x` normalised by the averages, up to the clipping. Both are constants to the
+    gradient. Without a key in `clipping`, rmin is 0, rmax and dmax are infinite.
 
     >>> r, d = renorm_corrections(tf.constant(3.0), tf.constant(2.0), 1.0, 1.0, {"dmax": 1.5})
     >>> float(r), float(d)

@@ -27,10 +27,10 @@ def choose(
 ) -> Any:
     """Call `fused` where TensorFlow's own kernels apply to `x`, of `least` elements or more; else `plain`.
 
-    They apply on a CPU, outside XLA, to float32 with the channels last. (On a GPU the gradient expects
-    the inverse of the standard deviation in place of the variance.) Below `least` their overhead of
-    0.1 ms a call is not repaid. A batch of unknown size is assumed to have 32 to 2,000 examples; where that
-    does not decide, its size does when it runs. With `whole_blocks` the rows must be a multiple of
+    They apply on a CPU, outside XLA, to float32 with the channels last. (On a GPU the gradient expects the
+    inverse of the standard deviation in place of the variance.) Below `least` their overhead of 0.1 ms a
+    call is not repaid. A batch of unknown size is assumed to have 32 to 2,000 examples; where that does not
+    decide, its size does when it runs. With `whole_blocks` the rows must be a multiple of
     `GRADIENT_BLOCK_ROWS`.
     """
     if x.dtype != tf.float32 or not _channels_last(x, axes) or not _on_cpu() or under_xla():

@@ -1,7 +1,7 @@
 """Mean and variance of each channel: of a batch, of what a mask leaves, of ghost batches, of all replicas.
 
-Every statistic keeps the rank of its input (``[N, H, W, C] -> [1, 1, 1, C]``), so that the formulas
-read as they stand in the paper and broadcasting does the rest.
+Every statistic keeps the rank of its input (``[N, H, W, C] -> [1, 1, 1, C]``), so that the formulas read as
+they stand in the paper and broadcasting does the rest.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from tfbn.layers import kernels
 class Moments(NamedTuple):
     """The moments of each channel in one batch, taken about a shift.
 
-    `shifted` is ``x - shift`` and `offset` its mean; `variance` is biased; `count` is the number of
-    values in a channel.
+    `shifted` is ``x - shift`` and `offset` its mean; `variance` is biased; `count` is the number of values
+    in a channel.
     """
 
     shifted: tf.Tensor
@@ -59,8 +59,8 @@ def moments(
     >>> result.mean.numpy().tolist(), result.variance.numpy().tolist()
     ([[2.0, 20.0]], [[1.0, 100.0]])
 
-    Source: Ioffe and Szegedy 2015, Algorithm 1, lines 1 and 2; the correction is that of Chan, Golub
-    and LeVeque 1983, equation 1.7.
+    Source: Ioffe and Szegedy 2015, Algorithm 1, lines 1 and 2; the correction is that of Chan, Golub and
+    LeVeque 1983, equation 1.7.
     """
     if mask is not None:
         count = kernels.channel_sum(tf.cast(mask, x.dtype), axes)
