@@ -47,9 +47,8 @@ class Model(keras.Model):
         dropout: the share of each hidden layer's units dropped in training, in [0, 1). Default 0.
         weight_decay: the factor of an L2 penalty ``weight_decay * sum(kernel**2)`` on every kernel, 0 or
             more. Default 0.
-        conv_filters: the channels of each convolutional block ahead of the dense layers: a 3x3 convolution
-            with "same" padding, and 2x2 max pooling. Needs an input ``(height, width, channels)``. Default
-            ().
+        conv_filters: the channels of each block ahead of the dense layers: a 3x3 convolution with "same"
+            padding, and 2x2 max pooling. Needs an input ``(height, width, channels)``. Default ().
         dtype: a Keras dtype policy or its name, such as "mixed_bfloat16". Default None: the global policy.
         seed: integer, 0 or more. Default None: drawn from Python's generator, which
             `keras.utils.set_random_seed` determines.
@@ -59,8 +58,7 @@ class Model(keras.Model):
         ``[N, input_dim] -> [N, output_dim]`` or ``[N, *input_dim] -> [N, output_dim]``.
 
     Raises:
-        ValueError: an argument is outside its range.
-        TypeError: an argument is of the wrong type.
+        ValueError, TypeError: an argument is outside its range, or of the wrong type.
 
     >>> model = Model(784, 10, hidden_dims=(32, 32), use_batchnorm=True, seed=0)
     >>> model(np.zeros([5, 784], "float32")).shape
@@ -162,13 +160,9 @@ class Model(keras.Model):
 
 @dataclass
 class _Layers:
-    """The layers of a `Model`, which share their options.
+    """The layers of a `Model`, which share their options."""
 
-    `norm_position` is None without batch norm. `kernels` counts the kernels so far: norms in between do not
-    change a kernel's index, which determines its seed.
-    """
-
-    norm_position: str | None
+    norm_position: str | None  # None without batch norm
     norm_options: dict[str, Any]
     activation: Callable
     initializer: keras.initializers.Initializer
@@ -177,46 +171,42 @@ class _Layers:
     weight_decay: float
     dtype: keras.DTypePolicy
     seed: int
-    kernels: int = 0
+    kernels: int = 0  # so far: with or without norms in between, a kernel has the same index, and so seed
 
     def logits(self, x, conv_filters, hidden_dims, output_dim):
         for filters in conv_filters:
-            x = self._block(x, keras.layers.Conv2D(filters, 3, padding="same", **self._hidden_options()))
+            x = self._block(x, keras.layers.Conv2D, filters, kernel_size=3, padding="same")
             x = keras.layers.MaxPooling2D(dtype=self.dtype)(x)
         if len(x.shape) > 2:
             x = keras.layers.Flatten(dtype=self.dtype)(x)
         for width in hidden_dims:
-            x = self._block(x, keras.layers.Dense(width, **self._hidden_options()))
+            x = self._block(x, keras.layers.Dense, width)
             if self.dropout:
                 seed = _derive(self.seed, -self.kernels)
                 x = keras.layers.Dropout(self.dropout, seed=seed, dtype=self.dtype)(x)
-        output = keras.layers.Dense(output_dim, **self._kernel_options())
-        return output(self._norm(x, "input"))
+        return self._affine(keras.layers.Dense, output_dim)(self._norm(x, "input"))
 
-    def _block(self, x, affine):
+    def _block(self, x, kind, size, **options):
+        affine = self._affine(kind, size, use_bias=self.use_bias, **options)
         x = affine(self._norm(x, "input"))
         x = self._norm(x, "before_activation")
         x = keras.layers.Activation(self.activation, dtype=self.dtype)(x)
         return self._norm(x, "after_activation")
 
     def _norm(self, x, position):
-        if position != self.norm_position:
-            return x
-        return BatchNormalization(dtype=self.dtype, **self.norm_options)(x)
+        if position == self.norm_position:
+            x = BatchNormalization(dtype=self.dtype, **self.norm_options)(x)
+        return x
 
-    def _hidden_options(self):
-        return {"use_bias": self.use_bias, **self._kernel_options()}
-
-    def _kernel_options(self):
+    def _affine(self, kind, size, **options):
         self.kernels += 1
         config = self.initializer.get_config()
         if "seed" in config:
             config["seed"] = _derive(self.seed, self.kernels)
-        return dict(
-            dtype=self.dtype,
-            kernel_initializer=type(self.initializer).from_config(config),
-            kernel_regularizer=keras.regularizers.L2(self.weight_decay) if self.weight_decay else None,
-        )
+        initializer = type(self.initializer).from_config(config)
+        regularizer = keras.regularizers.L2(self.weight_decay) if self.weight_decay else None
+        options |= {"kernel_initializer": initializer, "kernel_regularizer": regularizer}
+        return kind(size, dtype=self.dtype, **options)
 
 
 def _derive(seed, index):
@@ -252,12 +242,7 @@ def _check_images(input_shape, conv_filters):
 
 
 def as_initializer(value: str | float | keras.initializers.Initializer) -> keras.initializers.Initializer:
-    """Return a Keras initializer, from its name or from the standard deviation of a normal distribution.
-
-    Raises:
-        ValueError: the number is negative or not finite, or Keras knows no initializer of this name.
-        TypeError: `value` is not a name, a number or an initializer.
-    """
+    """Return a Keras initializer, from its name or from the standard deviation of a normal distribution."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not 0 <= value < float("inf"):
             raise ValueError(

@@ -123,9 +123,6 @@ def diagnose(
         loss: a Keras loss or its name. Default None: cross-entropy of classes, of logits or of
             probabilities, whichever the model gives.
 
-    Returns:
-        `Diagnosis`, with `table`, `plot`, `findings` and `to_json`.
-
     Raises:
         ValueError, TypeError: as in `recalibrate`.
 
@@ -196,7 +193,6 @@ class _Channels:
         spread = self.inputs.variance() + layer.epsilon
         activation = inspection.activation_after(layer)
         lags = steps is not None and layer.momentum is not None and not getattr(layer, "debias", False)
-        dead = self.highest <= 0
         saturated = np.mean(self.saturated, 0) > SATURATED_SHARE
         return {
             "name": layer.name,
@@ -207,7 +203,7 @@ class _Channels:
             "mean_error": (np.abs(mean - self.inputs.mean) / np.sqrt(spread)).ravel().tolist(),
             "variance_ratio": ((variance + layer.epsilon) / spread).ravel().tolist(),
             "near_epsilon": int((self.inputs.variance() < NEAR_EPSILON * layer.epsilon).sum()),
-            "dead": int(dead.sum()) if activation == "relu" else 0,
+            "dead": int((self.highest <= 0).sum()) if activation == "relu" else 0,
             "saturated": int(saturated.sum()) if activation in ("sigmoid", "tanh") else 0,
             "noise": float(np.median(np.sqrt(self.batch_means.variance() / spread))),
         }
@@ -251,11 +247,8 @@ def _layer_findings(row):
             if row[key]:
                 yield 0, f"{row['name']}: {row[key]} of {row['channels']} channels {fault}"
     if row["noise"] > NOISE_LIMIT:
-        yield (
-            0,
-            f"{row['name']}: the means of batches scatter by {row['noise']:.1f} standard deviations. "
-            "Train with larger or better mixed batches.",
-        )
+        scatter = f"the means of batches scatter by {row['noise']:.1f} standard deviations"
+        yield 0, f"{row['name']}: {scatter}. Train with larger or better mixed batches."
 
 
 def _reason(row):
@@ -295,10 +288,10 @@ def _layer_table(diagnosis):
 
 
 def _way_table(diagnosis):
-    rows = []
+    rows, formats = [], {"accuracy": ".4f", "loss": ".4f", "flips": ".1%"}
     for name, way in diagnosis.ways.items():
-        numbers = [f"{way[key]:.4f}" if way[key] is not None else "-" for key in ("accuracy", "loss")]
         title = WAY_TITLES[name].format(batch_size=diagnosis.about["batch_size"])
-        rows.append((title, *numbers, f"{way['flips']:.1%}" if way["flips"] is not None else "-"))
+        numbers = ("-" if way[key] is None else format(way[key], form) for key, form in formats.items())
+        rows.append((title, *numbers))
     header = ("normalised by", "accuracy", "loss", "predictions changed")
     return text_table(header, rows, numeric=(1, 2, 3))

@@ -35,7 +35,7 @@ def recalibrate(
     and the like are off.
 
     Args:
-        model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed in place.
+        model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed, and returned.
         data: inputs, an array or a dict or list of arrays; ``(inputs, labels)``, the labels unused; a
             `tfbn.data.Data`, whose training split is used; or batches that can be read repeatedly, such as
             a `tf.data.Dataset`.
@@ -45,9 +45,6 @@ def recalibrate(
         one_pass: whether to read the data only once. Default False.
         on_batch: function that is called with the layer's name (None in one pass), the number of layers
             that are done, and the number of the batch. Default None.
-
-    Returns:
-        `model`.
 
     Raises:
         ValueError: no batch norm layer, a layer without a value, inputs that are not finite or of a wrong
@@ -74,8 +71,7 @@ def recalibrate(
             progress = functools.partial(on_batch, name, done) if on_batch else None
             for layer, population in _populations(model, group, read, stop_after, progress).items():
                 population.check(layer)
-                bessel = unbiased or getattr(layer, "unbiased", False)
-                variance = population.variance(unbiased=bessel)
+                variance = population.variance(unbiased or getattr(layer, "unbiased", False))
                 inspection.set_averages(layer, population.mean, variance, population.count)
     except BaseException:
         model.set_weights(saved)
@@ -87,9 +83,7 @@ class Population:
     """Mean and variance of each channel of a layer's inputs, from those of its batches, in float64."""
 
     def __init__(self) -> None:
-        self.count: Any = 0.0
-        self.mean: Any = 0.0
-        self.squares: Any = 0.0
+        self.count = self.mean = self.squares = np.float64(0)
 
     def add(self, moments: Iterable) -> None:
         """Add a batch by its `inspection.batch_moments`."""
@@ -136,8 +130,7 @@ def _populations(model, layers, read, stop_after, on_batch):
 
     With `stop_after`, the model runs to that call of the single layer, which normalises by its averages.
     """
-    by_batch = stop_after is None
-    normalize = inspection.normalize_by_batch if by_batch else inspection.normalize_by_averages
+    normalize = inspection.normalize_by_averages if stop_after else inspection.normalize_by_batch
 
     def call(layer, x, mask):
         return inspection.batch_moments(layer, x, mask), normalize(layer, x, mask)

@@ -30,7 +30,7 @@ def initializers(layer: Any) -> dict[str, Callable]:
 def for_inference(layer: Any, broadcast: Callable) -> list[tf.Tensor]:
     """Return the mean and variance for inference; `broadcast` reshapes a weight for the input."""
     averages = [broadcast(weight) for weight in (layer.moving_mean, layer.moving_variance)]
-    if layer.debias:
+    if getattr(layer, "debias", False):  # Keras' layers have no such option.
         updates = broadcast(layer.count)
         averages = [debiased(average, layer.momentum, updates) for average in averages]
     return averages
@@ -87,14 +87,10 @@ def _pooled(layer, batch):
 
 
 def moving_average(average: tf.Tensor, value: tf.Tensor, momentum: tf.Tensor | float) -> tf.Tensor:
-    """Move an average by one step towards a value, which may be infinite or NaN if `momentum` is 1.
-
-        average = average * momentum + value * (1 - momentum)
+    """Return ``average * momentum + value * (1 - momentum)``; `value` may be NaN if `momentum` is 1.
 
     >>> float(moving_average(tf.constant(10.0), 20.0, momentum=0.75))
     12.5
-
-    Source: Ioffe and Szegedy 2015, section 3.1.
     """
     # Rounded first, the two shares sum to exactly one; else a float32 average is off by 1e-5 at 0.999.
     momentum = tf.convert_to_tensor(momentum, average.dtype)
@@ -107,8 +103,6 @@ def debiased(average: tf.Tensor, momentum: float, updates: tf.Tensor) -> tf.Tens
     >>> average = moving_average(tf.constant(0.0), 3.0, momentum=0.99)
     >>> round(float(debiased(average, momentum=0.99, updates=tf.constant(1.0))), 5)
     3.0
-
-    Source: Kingma and Ba 2015, "Adam", section 3.
     """
     momentum = tf.convert_to_tensor(momentum, average.dtype)
     weight = -tf.math.expm1(updates * tf.math.log(momentum))  # 1 - momentum**updates, to its last digit

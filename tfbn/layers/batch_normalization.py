@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from tfbn.foundation.arguments import choice, flag, integer, positive_number
 from tfbn.keras_internals import under_xla
-from tfbn.layers import arguments, averages, functional
+from tfbn.layers import arguments, averages
+from tfbn.layers.functional import batch_normalize, broadcast, normalize, renorm_corrections
 from tfbn.layers.moments import broadcast_mask, ghost_batches, moments
 
 
@@ -36,8 +37,7 @@ class BatchNormalization(keras.layers.Layer):
     trained Keras layer. Options that Keras lacks come after `synchronized`.
 
     A channel without a value in the batch, or with a NaN or an infinity, leaves its averages unchanged.
-    Under a `tf.distribute` strategy all replicas keep the same averages: those of their batches put
-    together.
+    Under a `tf.distribute` strategy all replicas keep the same averages: those of their joint batch.
 
     Args:
         axis: the axis of the channels, or a list of several; all others are reduced. Default -1, the last;
@@ -58,8 +58,7 @@ class BatchNormalization(keras.layers.Layer):
             ``y = gamma * (x_hat * r + d) + beta`` with the corrections `r` and `d` of
             `tfbn.layers.functional.renorm_corrections`. Adds the weights moving_stddev, renorm_mean and
             renorm_stddev. Default False.
-        renorm_clipping: the bounds of `r` and `d`, any of "rmin", "rmax" and "dmax". Default None: no
-            bounds.
+        renorm_clipping: the bounds of `r` and `d`, any of "rmin", "rmax", "dmax". Default None: no bounds.
         renorm_momentum: the momentum of renorm_mean and renorm_stddev, in [0, 1]. Default 0.99.
         synchronized: whether the moments are taken over all replicas of a `tf.distribute` strategy. Default
             False: each replica's own.
@@ -85,9 +84,8 @@ class BatchNormalization(keras.layers.Layer):
     Call arguments:
         inputs: tensor ``[N, ..., C]``, the channels at `axis`. float16 and bfloat16 are computed, and their
             statistics kept, in float32.
-        training: bool, boolean tensor or None. Default None: that of the calling model, as Keras resolves
-            it. A tensor does not work within a `tf.distribute` strategy, since replicas cannot meet in a
-            branch.
+        training: bool, boolean tensor or None. Default None: that of the calling model. A tensor does not
+            work within a `tf.distribute` strategy, since replicas cannot meet in a branch.
         mask: boolean tensor; where it is false, values do not count in the moments. Its axes are the first
             ones of `inputs`, each of the same length or 1; missing axes are filled up. So ``[N, T]`` masks
             the steps of ``[N, T, C]``. Default None, or the mask of a `Masking` layer before this one.
@@ -116,8 +114,8 @@ class BatchNormalization(keras.layers.Layer):
     >>> [round(float(y), 3) for y in layer(x, training=False)[:, 0]]
     [0.0, 1.999]
 
-    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, Algorithms 1 and 2; for renorm Ioffe
-    2017, https://arxiv.org/abs/1702.03275, Algorithm 1; for debias Kingma and Ba 2015,
+    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, Algorithms 1 and 2, section 3.1; for
+    renorm Ioffe 2017, https://arxiv.org/abs/1702.03275, Algorithm 1; for debias Kingma and Ba 2015,
     https://arxiv.org/abs/1412.6980, section 3; for virtual_batch_size Hoffer, Hubara and Soudry 2017,
     https://arxiv.org/abs/1705.08741, Algorithm 1.
     """
@@ -227,7 +225,7 @@ class BatchNormalization(keras.layers.Layer):
     def _infer(self, x, mask):
         if self.test_local_stats:
             return self._normalize_by_batch(x, broadcast_mask(mask, x), update=False)
-        return functional.normalize(x, *self._moving_moments(x), *self._gamma_and_beta(x), self.epsilon)
+        return normalize(x, *self._moving_moments(x), *self._gamma_and_beta(x), self.epsilon)
 
     def _train(self, x, mask):
         mask, size = broadcast_mask(mask, x), self.virtual_batch_size
@@ -258,15 +256,11 @@ class BatchNormalization(keras.layers.Layer):
             renorm_mean = self._broadcast(self.renorm_mean, x)
             # Early in training, or for a constant channel, the average could be near zero.
             renorm_stddev = tf.maximum(self._broadcast(self.renorm_stddev, x), self.epsilon**0.5)
-            r, d = functional.renorm_corrections(
-                batch.mean, stddev, renorm_mean, renorm_stddev, self.renorm_clipping
-            )
+            r, d = renorm_corrections(batch.mean, stddev, renorm_mean, renorm_stddev, self.renorm_clipping)
             gamma, beta = gamma * r, gamma * d + beta
         if update:
             averages.update(self, batch)
-        return functional.batch_normalize(
-            x, batch, gamma, beta, self.epsilon, axes, mask, self.synchronized
-        )
+        return batch_normalize(x, batch, gamma, beta, self.epsilon, axes, mask, self.synchronized)
 
     def _replace_single_values(self, batch, x, mask):
         """Put the moving averages in place of the moments of channels with one value or none."""
@@ -306,10 +300,9 @@ class BatchNormalization(keras.layers.Layer):
         return self._broadcast(gamma, x), self._broadcast(beta, x)
 
     def _broadcast(self, weight, x):
-        """``[C] -> [1, ..., C, ..., 1]``, in the rank and dtype of `x`, ghost batches included."""
-        spec = self.input_spec
-        channels = {axis - spec.ndim: length for axis, length in spec.axes.items()}
-        return functional.broadcast(weight, x, channels)
+        # Counted from the last, the channels' axes are the same in ghost batches.
+        ndim, axes = self.input_spec.ndim, self.input_spec.axes
+        return broadcast(weight, x, {axis - ndim: length for axis, length in axes.items()})
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
         """Return `input_shape`, once it fits `axis`."""

@@ -34,7 +34,7 @@ def batch_normalize(
     same `x`, `axes`, `mask` and `synchronized`. Where `mask` is false, `x` did not enter the moments: it is
     normalised like the rest, and the second term of `dx` vanishes.
 
-    `gamma` and `beta` have the shape of ``batch.variance``. The output has the shape and dtype of `x`.
+    `gamma` and `beta` have the shape of ``batch.variance``, the output has shape and dtype of `x`.
     Derivatives of second and third order are right, too.
 
     >>> from tfbn.layers.moments import moments
@@ -113,7 +113,7 @@ def _in_one_kernel(closed_form, x, axes, epsilon):
 def normalize(
     x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tf.Tensor:
-    """Normalise `x` by known statistics, as one multiplication and one addition.
+    """Normalise `x` by known statistics, as line 11 of Algorithm 2 does: one product and one sum.
 
         scale = gamma / sqrt(variance + epsilon)
         y     = x * scale + (beta - mean * scale)
@@ -125,8 +125,6 @@ def normalize(
     >>> one = tf.ones([1, 1])
     >>> normalize(tf.constant([[7.0]]), 3 * one, 4 * one, one, one, epsilon=0.0).numpy().tolist()
     [[3.0]]
-
-    Source: Ioffe and Szegedy 2015, Algorithm 2, line 11.
     """
     if kernels.takes_images(x, mean):
         return kernels.scale_and_shift(x, mean, variance, gamma, beta, epsilon)
@@ -135,10 +133,7 @@ def normalize(
 
 
 def broadcast(weight: tf.Tensor, x: tf.Tensor, channels: Mapping[int, int]) -> tf.Tensor:
-    """Reshape a weight for `x`: ``[C] -> [1, ..., C, ..., 1]``, in the rank and dtype of `x`.
-
-    `channels` has the length of each axis of channels, in order.
-    """
+    """Return a weight as ``[1, ..., C, ..., 1]``, in the rank and dtype of `x`, by its axes' lengths."""
     shape = [1] * x.shape.rank
     for axis, length in channels.items():
         shape[axis] = length
@@ -163,8 +158,6 @@ def renorm_corrections(
     >>> r, d = renorm_corrections(tf.constant(3.0), tf.constant(2.0), 1.0, 1.0, {"dmax": 1.5})
     >>> float(r), float(d)
     (2.0, 1.5)
-
-    Source: Ioffe 2017, "Batch Renormalization", Algorithm 1.
     """
     rmax, rmin, dmax = (clipping.get(name, default) for name, default in DEFAULT_CLIPPING.items())
     r = tf.clip_by_value(stddev / renorm_stddev, rmin, rmax)

@@ -22,9 +22,7 @@ MANY_UPDATES = 1e9  # after which an average holds nothing of its initial value
 def find_batchnorms(model: keras.Model) -> list:
     """Return the batch norm layers of `model`, including those of nested models and layers.
 
-    Raises:
-        TypeError: `model` is not a `keras.Model`.
-        ValueError: the model has no batch norm layer, or is not built yet.
+    A model that has none, or is not built yet, is a ValueError.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -32,8 +30,7 @@ def find_batchnorms(model: keras.Model) -> list:
         )
     if not model.built:
         raise ValueError(f"Model {model.name!r} has no weights yet. Call it on data, or build it, first.")
-    inner = flatten_layers(model, include_self=False)
-    layers = [layer for layer in inner if isinstance(layer, BATCHNORM_CLASSES)]
+    layers = [layer for layer in flatten_layers(model) if isinstance(layer, BATCHNORM_CLASSES)]
     if not layers:
         raise ValueError(f"Model {model.name!r} has no batch normalization layer.")
     return layers
@@ -56,10 +53,8 @@ def averages(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     def float64(weight):
         return np.asarray(keras.ops.convert_to_numpy(weight), "float64")
 
-    if getattr(layer, "debias", False):
-        mean, variance = for_inference(layer, float64)
-        return mean.numpy(), variance.numpy()
-    return float64(layer.moving_mean), float64(layer.moving_variance)
+    mean, variance = for_inference(layer, float64)
+    return np.asarray(mean), np.asarray(variance)
 
 
 def scale_and_shift(layer: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -168,9 +163,7 @@ def compiled(model: keras.Model, function: Callable, x: Any) -> Callable:
         shape = inputs[0].shape if len(inputs) == 1 else tensor.shape
         return tf.TensorSpec([None, *shape[1:]], tensor.dtype)
 
-    def tensors(x):
-        return tf.nest.map_structure(tf.convert_to_tensor, x)
-
+    tensors = functools.partial(tf.nest.map_structure, tf.convert_to_tensor)
     # A trace of its own, since TensorFlow warns where many functions trace again.
     specs = tf.nest.map_structure(spec, tensors(x))
     concrete = tf.function(function, autograph=False).get_concrete_function(specs)

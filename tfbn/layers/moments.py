@@ -46,8 +46,7 @@ def moments(
     Args:
         x: floating point tensor.
         axes: the axes to reduce: all but the channels'.
-        mask: boolean tensor of the shape of `x`. Where it is false, a value counts neither in the sums nor
-            in `count`. Default None: all true.
+        mask: boolean tensor of the shape of `x`; only values where it is true count. Default None: all.
         synchronized: whether to take the sums over all replicas of the current strategy, with one
             collective for the shift and one for the rest. Default False.
 
@@ -152,7 +151,8 @@ def pool_over_replicas(batch: Moments) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     shift = tf.math.divide_no_nan(total, count)
     distance = (batch.shift - shift) + batch.offset
     sums = [batch.count * distance, batch.count * (batch.variance + tf.square(distance))]
-    offset, variance = _mean_and_variance(*sum_over_replicas(sums), count)
+    first, second = sum_over_replicas(sums)
+    offset, variance = _mean_and_variance(first, second, count)
     return shift + offset, variance, count
 
 
@@ -180,8 +180,6 @@ def ghost_batches(x: tf.Tensor, size: int) -> tf.Tensor:
 
     >>> ghost_batches(tf.constant([1, 2, 3]), 2).numpy().tolist()
     [[1, 2], [3, 0]]
-
-    Source: Hoffer, Hubara and Soudry 2017, "Train longer, generalize better", Algorithm 1.
     """
     shape = tf.shape(x)
     filled = tf.pad(x, [[0, -shape[0] % size]] + [[0, 0]] * (x.shape.rank - 1))
@@ -194,8 +192,6 @@ def average_over_ghosts(
     mean: tf.Tensor, variance: tf.Tensor, count: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Average mean and variance over the ghost batches of all replicas, weighted by count.
-
-        sum(count * mean) / sum(count), and so the variance, the sums over the first axis
 
     `mean` and `variance` are ``[G, 1, ..., C]``, one row a ghost batch; `count` broadcasts to them. The
     results, with the sum of `count`, are ``[1, ..., C]``.
