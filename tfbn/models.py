@@ -34,19 +34,16 @@ class Model(keras.Model):
         use_batchnorm: whether there are `BatchNormalization` layers. Default True.
         activation: a Keras activation or its name. Default "relu".
         norm_position: where the norm stands: "before_activation" (default; section 3.2 of the paper),
-            "after_activation", or "input", which is ahead of every dense or convolutional layer, including
-            the last.
+            "after_activation", or "input": ahead of every dense or convolutional layer.
         batchnorm_options: arguments for every `BatchNormalization`. Default None. In the scope of a
             `tf.distribute` strategy of several replicas ``synchronized=True`` is added unless the options
             set it, so that the replicas train as one device does with the whole batch.
         kernel_initializer: a Keras initializer, its name, or a number: the standard deviation of a normal
-            distribution. A seed for each layer replaces an initializer's own seed. Default
-            "glorot_uniform", as in Keras.
+            distribution. Seeds for each layer replace its own. Default "glorot_uniform", as in Keras.
         use_bias: whether hidden layers have a bias, which ahead of a norm has no effect. Default True, so
             that both arms of a comparison differ in the norm alone.
         dropout: the share of each hidden layer's units dropped in training, in [0, 1). Default 0.
-        weight_decay: the factor of an L2 penalty ``weight_decay * sum(kernel**2)`` on every kernel, 0 or
-            more. Default 0.
+        weight_decay: the factor, 0 or more, of an L2 penalty, ``factor * sum(kernel**2)``. Default 0.
         conv_filters: the channels of each block ahead of the dense layers: a 3x3 convolution with "same"
             padding, and 2x2 max pooling. Needs an input ``(height, width, channels)``. Default ().
         dtype: a Keras dtype policy or its name, such as "mixed_bfloat16". Default None: the global policy.

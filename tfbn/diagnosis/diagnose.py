@@ -109,8 +109,7 @@ def diagnose(
 
     For each layer: its moving averages against mean and variance of its inputs over all of `data`. For the
     model: loss, accuracy and changed predictions under moving averages, under the statistics of batches, as
-    in training, under recalibrated statistics, and under those of each example alone. The model is
-    unchanged at the end.
+    in training, under recalibrated statistics, and under those of each example alone. `model` is unchanged.
 
     Args:
         model: a built `keras.Model` with tfbn's or Keras' batch norm layers.
@@ -118,10 +117,8 @@ def diagnose(
             what `loss` takes; weights of examples are not used. Without labels there are no losses and
             accuracies, and no changed predictions either unless the model gives ``[N, outputs]``.
         batch_size: that of training, where `data` is not in batches already. Default 32, as in Keras.
-        steps: the steps that the model was trained for. Default None: from the model's optimizer, if it has
-            one, or from the layer's count.
-        loss: a Keras loss or its name. Default None: cross-entropy of classes, of logits or of
-            probabilities, whichever the model gives.
+        steps: the steps that the model was trained for. Default None: by its optimizer or a layer's count.
+        loss: a Keras loss or its name. Default None: cross-entropy of logits or probabilities.
 
     Raises:
         ValueError, TypeError: as in `recalibrate`.
@@ -179,7 +176,6 @@ class _Channels:
         self.highest, self.saturated = -np.inf, []
 
     def add(self, moments, highest, saturated):
-        """Add a batch: the moments of the inputs, the largest output, the share of saturated outputs."""
         self.inputs.add(moments)
         _, shift, offset, variance = moments
         self.batch_means.add((tf.ones_like(shift), shift, offset, 0 * variance))  # Each batch counts one.
@@ -187,7 +183,7 @@ class _Channels:
         self.saturated.append(saturated.numpy())
 
     def row(self, layer, steps):
-        """Compare the averages of `layer` with its inputs; see `Diagnosis.layers`."""
+        """Compare the averages of `layer` with its inputs; `Diagnosis` explains the keys."""
         self.inputs.check(layer)
         mean, variance = inspection.averages(layer)
         spread = self.inputs.variance() + layer.epsilon
@@ -293,5 +289,4 @@ def _way_table(diagnosis):
         title = WAY_TITLES[name].format(batch_size=diagnosis.about["batch_size"])
         numbers = ("-" if way[key] is None else format(way[key], form) for key, form in formats.items())
         rows.append((title, *numbers))
-    header = ("normalised by", "accuracy", "loss", "predictions changed")
-    return text_table(header, rows, numeric=(1, 2, 3))
+    return text_table(("normalised by", "accuracy", "loss", "predictions changed"), rows, numeric=(1, 2, 3))

@@ -31,14 +31,12 @@ def recalibrate(
     behind the first layer depend on `batch_size` (as in PyTorch's `update_bn`).
 
     A layer that is called several times gets the statistics of all its calls. If one call's inputs come
-    from another's output, that output is by the old averages. All other weights stay as they are. Dropout
-    and the like are off.
+    from another's output, that output is by the old averages. All other weights stay. Dropout is off.
 
     Args:
         model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed, and returned.
         data: inputs, an array or a dict or list of arrays; ``(inputs, labels)``, the labels unused; a
-            `tfbn.data.Data`, whose training split is used; or batches that can be read repeatedly, such as
-            a `tf.data.Dataset`.
+            `tfbn.data.Data`, whose training split is used; or a `tf.data.Dataset` or list of batches.
         batch_size: examples a batch, where `data` is not in batches already. Default 256.
         unbiased: whether to apply Bessel's correction to the variance, as Algorithm 2 and PyTorch do.
             Default False, as in Keras; a layer with ``unbiased=True`` always has it.
@@ -51,7 +49,6 @@ def recalibrate(
             shape. The statistics are then unchanged.
         TypeError: `data` can be read only once.
 
-    >>> import keras
     >>> from tfbn import BatchNormalization
     >>> model = keras.Sequential([keras.Input([1]), BatchNormalization()])
     >>> _ = recalibrate(model, np.array([[1.0], [2.0], [6.0]], "float32"), batch_size=2)

@@ -2,9 +2,10 @@
 
 import itertools
 import math
-import struct
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from tfbn.foundation.arguments import integer, number
 from tfbn.layers.functional import DEFAULT_CLIPPING
@@ -48,12 +49,10 @@ def check_momentum(name: str, value: Any) -> float:
 
 
 def check_renorm_clipping(renorm: bool, clipping: Any) -> Any:
-    """Return the bounds that are not None; `clipping` unchanged without renorm.
-
-    Keras' own tests, which the layer passes, expect these messages.
-    """
+    """Return the bounds that are not None; `clipping` unchanged without renorm."""
     if not renorm:
         return clipping
+    # Keras' own tests, which the layer passes, expect these messages.
     if clipping is not None and not isinstance(clipping, dict):
         raise TypeError(f"`renorm_clipping` must be a dict. Received: renorm_clipping={clipping!r}.")
     bounds = {name: bound for name, bound in (clipping or {}).items() if bound is not None}
@@ -76,17 +75,13 @@ def check_renorm_clipping(renorm: bool, clipping: Any) -> Any:
 
 def check_combination(layer: Any) -> None:
     """Raise ValueError if two of a layer's options contradict each other."""
-    is_set = {
-        "renorm=True": layer.renorm,
+    flags = ("renorm", "unbiased", "debias", "test_local_stats", "synchronized")
+    is_set = {f"{flag}=True": getattr(layer, flag) for flag in flags} | {
         "momentum=None": layer.momentum is None,
         # In float32, in which averages are kept, 1 - 1e-8 is 1, too.
-        "momentum=1": struct.unpack("f", struct.pack("f", layer.momentum or 0))[0] == 1,
-        "unbiased=True": layer.unbiased,
-        "debias=True": layer.debias,
+        "momentum=1": np.float32(layer.momentum or 0) == 1,
         "virtual_batch_size": layer.virtual_batch_size is not None,
-        "test_local_stats=True": layer.test_local_stats,
         "single_value='moving'": layer.single_value == "moving",
-        "synchronized=True": layer.synchronized,
     }
     for one, other, reason in CONTRADICTIONS:
         if is_set[one] and is_set[other]:

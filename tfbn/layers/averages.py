@@ -64,8 +64,7 @@ def update(layer: Any, batch: Moments) -> None:
     else:
         move(layer.moving_variance, variance, momentum)
     if layer.momentum is None or layer.debias:
-        increment = count if layer.momentum is None else 1.0
-        layer.count.assign_add(tf.where(usable, increment, 0))
+        layer.count.assign_add(tf.where(usable, count if layer.momentum is None else 1.0, 0))
 
 
 def _pooled(layer, batch):

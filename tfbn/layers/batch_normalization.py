@@ -23,8 +23,8 @@ class BatchNormalization(keras.layers.Layer):
 
         y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
 
-    In training, ``layer(x, training=True)``, `mean` and `variance` (biased) are those of the batch, and the
-    moving averages are updated:
+    In training, ``layer(x, training=True)``, `mean` and `variance` (biased) are the batch's. They move the
+    averages:
 
         moving_mean     = moving_mean     * momentum + mean     * (1 - momentum)
         moving_variance = moving_variance * momentum + variance * (1 - momentum)
@@ -48,20 +48,18 @@ class BatchNormalization(keras.layers.Layer):
             so the variance. None adds the weight `count`, the number of values so far.
         epsilon: positive number added to the variance. Default 1e-3.
         center: whether there is a `beta`. Default True.
-        scale: whether there is a `gamma`. Default True. The next layer's kernel can replace `gamma` if
-            nothing nonlinear stands between.
+        scale: whether there is a `gamma`. Default True. The kernel of a layer right behind can replace it.
         beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer: Keras
             initializers or their names. Default zeros, ones, zeros and ones.
         beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint: Keras regularizers and
             constraints. Default None.
         renorm: whether training normalises by moving averages as well (Batch Renormalization):
-            ``y = gamma * (x_hat * r + d) + beta`` with the corrections `r` and `d` of
+            ``y = gamma * (x_hat * r + d) + beta`` with `r` and `d` of
             `tfbn.layers.functional.renorm_corrections`. Adds the weights moving_stddev, renorm_mean and
             renorm_stddev. Default False.
         renorm_clipping: the bounds of `r` and `d`, any of "rmin", "rmax", "dmax". Default None: no bounds.
         renorm_momentum: the momentum of renorm_mean and renorm_stddev, in [0, 1]. Default 0.99.
-        synchronized: whether the moments are taken over all replicas of a `tf.distribute` strategy. Default
-            False: each replica's own.
+        synchronized: whether to take the moments over all replicas. Default False: each replica's own.
         unbiased: whether `moving_variance` averages ``variance * count / (count - 1)`` (Bessel's
             correction), as Algorithm 2 and PyTorch do. Default False, as Keras.
         debias: whether inference frees the moving averages of their initial values, as Adam does: they
@@ -181,8 +179,7 @@ class BatchNormalization(keras.layers.Layer):
         channels = arguments.channel_lengths(self, input_shape)
         # A moving average in half precision stalls: its updates are smaller than one rounding.
         dtype = keras.backend.result_type(self.variable_dtype, "float32")
-        shape = tuple(channels.values())
-        add = functools.partial(self.add_weight, shape=shape, dtype=dtype, autocast=False)
+        add = functools.partial(self.add_weight, tuple(channels.values()), dtype=dtype, autocast=False)
         for name, is_used in (("gamma", self.scale), ("beta", self.center)):
             if is_used:
                 kinds = ("initializer", "regularizer", "constraint")

@@ -43,15 +43,13 @@ def batch_normalize(
     >>> y.numpy().tolist()
     [[-1.0], [1.0]]
 
-    Source: Ioffe and Szegedy 2015, Algorithm 1 and the six gradients of section 3, with the chain through
-    mean and variance contracted.
+    Source: Ioffe and Szegedy 2015, Algorithm 1 and the six gradients of section 3, put together.
     """
     closed_form = functools.partial(
         _closed_form, count=batch.count, epsilon=epsilon, axes=axes, mask=mask, synchronized=synchronized
     )
-    backward = closed_form
-    if mask is None and not synchronized:
-        backward = _in_one_kernel(closed_form, x, axes, epsilon)
+    is_local = mask is None and not synchronized
+    backward = _in_one_kernel(closed_form, x, axes, epsilon) if is_local else closed_form
 
     @tf.custom_gradient
     def scaled_and_shifted(x, gamma, beta):
@@ -72,8 +70,7 @@ def _closed_form(dy, gamma, shifted, offset, variance, *, count, epsilon, axes, 
     # sum(dy * x_hat), but XLA reorders the subtractions within a sum and would lose digits. And a masked
     # NaN has no influence as long as the gradient of its output is zero.
     multiply = tf.multiply if mask is None else tf.math.multiply_no_nan
-    dgamma = kernels.channel_sum(multiply(shifted, dy), axes) - offset * dbeta
-    dgamma *= inverse_stddev
+    dgamma = (kernels.channel_sum(multiply(shifted, dy), axes) - offset * dbeta) * inverse_stddev
     # Every replica's outputs depend on this replica's x through the shared moments, whereas gamma and beta
     # are each replica's own: the strategy adds their gradients.
     sums = sum_over_replicas([dbeta, dgamma], synchronized)
@@ -97,14 +94,9 @@ def _in_one_kernel(closed_form, x, axes, epsilon):
             return tape.gradient(results, arguments, upstream)
 
         dy, gamma, shifted, offset, variance = arguments
-        results = kernels.choose(
-            x,
-            axes,
-            lambda: kernels.gradient(dy, shifted, offset, variance, gamma, epsilon),
-            lambda: closed_form(*arguments),
-            least=260_000,
-            whole_blocks=True,
-        )
+        fused = functools.partial(kernels.gradient, dy, shifted, offset, variance, gamma, epsilon)
+        plain = functools.partial(closed_form, *arguments)
+        results = kernels.choose(x, axes, fused, plain, least=260_000, whole_blocks=True)
         return results, derivative
 
     return compute
@@ -118,9 +110,8 @@ def normalize(
         scale = gamma / sqrt(variance + epsilon)
         y     = x * scale + (beta - mean * scale)
 
-    Converters can fold this form into the layer before or after. Images in float32, ``[N, H, W, C]``, use
-    the same formula as ``(x - mean) * scale + beta`` in one pass outside XLA. The channels are anywhere;
-    the statistics, gamma and beta are ``[1, ..., C]``. The output has the shape and dtype of `x`.
+    Converters can fold this form into the layer before or after. Images in float32 take it in one pass
+    outside XLA, as ``(x - mean) * scale + beta``. The statistics, gamma and beta are ``[1, ..., C]``.
 
     >>> one = tf.ones([1, 1])
     >>> normalize(tf.constant([[7.0]]), 3 * one, 4 * one, one, one, epsilon=0.0).numpy().tolist()

@@ -20,10 +20,7 @@ MANY_UPDATES = 1e9  # after which an average holds nothing of its initial value
 
 
 def find_batchnorms(model: keras.Model) -> list:
-    """Return the batch norm layers of `model`, including those of nested models and layers.
-
-    A model that has none, or is not built yet, is a ValueError.
-    """
+    """Return the batch norm layers of `model`, including those of nested models and layers, or raise."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a keras.Model. Received: {model!r} of type {type(model).__name__}."
@@ -77,7 +74,6 @@ def set_averages(layer: Any, mean: np.ndarray, variance: np.ndarray, count: Any)
     if layer.renorm:
         values |= {"moving_stddev": stddev, "renorm_mean": mean, "renorm_stddev": stddev}
     if getattr(layer, "debias", False):
-        # These averages have no initial value to be freed of.
         values["count"] = np.full_like(mean, MANY_UPDATES)
     elif layer.momentum is None:
         values["count"] = np.broadcast_to(count, mean.shape)
@@ -95,10 +91,7 @@ def set_averages(layer: Any, mean: np.ndarray, variance: np.ndarray, count: Any)
 
 @contextlib.contextmanager
 def calls_replaced(layers: Sequence, call: Callable) -> Iterator[None]:
-    """Let `call(layer, x, mask)` replace the call of each of `layers` within the block.
-
-    Dropout and the like act as the model is called. `call` may end the model's run by raising `StopModel`.
-    """
+    """Let `call(layer, x, mask)` replace the call of each of `layers` within the block."""
 
     def replacement(layer, inputs, training=None, mask=None):
         x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
@@ -212,8 +205,7 @@ def activation_after(layer: Any) -> str | None:
 def final_activation(model: keras.Model) -> str:
     """Return the name of the activation that a model ends in, such as "softmax", in lower case.
 
-    The last layer of a nested model counts. A linear activation at the end, which mixed precision needs for
-    float32 outputs, is skipped.
+    The last layer of a nested model counts. A linear one at the end, for float32 outputs, is skipped.
 
     >>> inner = keras.Sequential([keras.Input([2]), keras.layers.Dense(3, "softmax")])
     >>> final_activation(keras.Sequential([keras.Input([2]), inner]))
@@ -231,8 +223,7 @@ def final_activation(model: keras.Model) -> str:
 def gives_probabilities(model: keras.Model, outputs: np.ndarray) -> bool:
     """Return whether a model gives probabilities, by its final activation and by an array of its outputs.
 
-    Several outputs that sum to one are probabilities wherever the softmax is; a single output between 0 and
-    1 may be a logit.
+    Several outputs that sum to one are probabilities; a single output between 0 and 1 may be a logit.
     """
     if final_activation(model) in ("softmax", "sigmoid"):
         return True

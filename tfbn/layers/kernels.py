@@ -1,9 +1,8 @@
 """The passes over a tensor that batch normalization consists of, each in its fastest formulation.
 
-`tfbn.layers.moments` and `tfbn.layers.functional` have the mathematics. Here is why some of it does not use
-the obvious operation. On a CPU, TensorFlow spends its time on writing tensors, less on reading them: of a
-tensor of 25 MB, adding one to it takes 3 ms, summing it 0.4 ms. So a sum of products must not write the
-products, and scaling and shifting must be one pass. `tfbn bench layer` measures the gain.
+Some of them do not use the obvious operation. On a CPU, TensorFlow spends its time on writing tensors, less
+on reading them: of a tensor of 25 MB, adding one to it takes 3 ms, summing it 0.4 ms. So a sum of products
+must not write the products, and scaling and shifting must be one pass. `tfbn bench layer` measures it.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,8 +29,7 @@ def choose(
     They apply on a CPU, outside XLA, to float32 with the channels last. (On a GPU the gradient expects the
     inverse of the standard deviation in place of the variance.) Below `least` their overhead of 0.1 ms a
     call is not repaid. A batch of unknown size is assumed to have 32 to 2,000 examples; where that does not
-    decide, its size does when it runs. With `whole_blocks` the rows must be a multiple of
-    `GRADIENT_BLOCK_ROWS`.
+    decide, its size does when it runs. With `whole_blocks`, `GRADIENT_BLOCK_ROWS` must divide the rows.
     """
     if x.dtype != tf.float32 or not _channels_last(x, axes) or not _on_cpu() or under_xla():
         return plain()

@@ -16,8 +16,7 @@ from tfbn.layers import kernels
 class Moments(NamedTuple):
     """The moments of each channel in one batch, taken about a shift.
 
-    `shifted` is ``x - shift`` and `offset` its mean; `variance` is biased; `count` is the number of values
-    in a channel.
+    `shifted` is ``x - shift``, `offset` its mean, `variance` biased, and `count` the number of values.
     """
 
     shifted: tf.Tensor
@@ -58,8 +57,8 @@ def moments(
     >>> result.mean.numpy().tolist(), result.variance.numpy().tolist()
     ([[2.0, 20.0]], [[1.0, 100.0]])
 
-    Source: Ioffe and Szegedy 2015, Algorithm 1, lines 1 and 2; the correction is that of Chan, Golub and
-    LeVeque 1983, equation 1.7.
+    Source: Ioffe and Szegedy 2015, Algorithm 1, lines 1 and 2, corrected as Chan, Golub and LeVeque 1983,
+    (1.7).
     """
     if mask is not None:
         count = kernels.channel_sum(tf.cast(mask, x.dtype), axes)
