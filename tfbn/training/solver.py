@@ -61,7 +61,7 @@ class Solver:
         precision: "float32", "mixed_float16" or "mixed_bfloat16", a Keras dtype policy for all layers
             of the model. Default None: the layers' own.
         strategy: `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy`. Each batch is split
-            over its replicas, without XLA (see `tfbn.runtime.strategies`). The result is that of one device
+            over its replicas, without XLA (see `tfbn.training.steps`). The result is that of one device
             with the whole batch, if the batch norm layers are `synchronized`; those of a `tfbn.Model` built
             in the strategy's scope are. Create the model, and an `optimizer` that is not a name, within
             ``with strategy.scope():``. Several workers must make the same calls with the same data; only
@@ -108,7 +108,7 @@ class Solver:
             set_precision(model, precision)
         with self._steps.place():  # The metrics create their variables here.
             optimizer = make_optimizer(optimizer, learning_rate)
-            self._steps.check_trainable(optimizer, loss)
+            strategies.check_trainable(strategy, model, optimizer, loss)
             model.compile(
                 optimizer=optimizer,
                 loss=cross_entropy(model) if loss is None else loss,
