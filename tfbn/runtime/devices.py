@@ -23,15 +23,10 @@ POOLINGS = (
 
 
 def find_device(name: str = "auto") -> str:
-    """Return the full name of a device that TensorFlow has.
+    """Return the full name of a device that TensorFlow has; raise ValueError, with a list, for others.
 
-    GPUs that TensorFlow has not started yet are set to take memory as they need it.
-
-    Args:
-        name: "auto" (default; the first GPU, else the CPU), "cpu", "gpu", or with a number: "gpu:1".
-
-    Raises:
-        ValueError: there is no such device; the message lists the available ones.
+    `name` is "auto" (default; the first GPU, else the CPU), "cpu", "gpu", or with a number: "gpu:1". GPUs
+    that TensorFlow has not started yet are set to take memory as they need it.
 
     >>> find_device("cpu")
     'cpu:0'
@@ -96,9 +91,8 @@ def convolves(model: keras.Model) -> bool:
 def supports_empty_batch(model: keras.Model, device: str) -> bool:
     """Return whether a batch may lack examples: not for convolutions and poolings on a CPU."""
     windows = (*CONVOLUTIONS, *POOLINGS)
-    return not (
-        device.startswith("cpu") and any(isinstance(layer, windows) for layer in flatten_layers(model))
-    )
+    has_windows = any(isinstance(layer, windows) for layer in flatten_layers(model))
+    return not (device.startswith("cpu") and has_windows)
 
 
 def check_precision(precision: str | None) -> None:

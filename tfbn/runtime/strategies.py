@@ -34,15 +34,10 @@ TF_CONFIG_EXAMPLE = (
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy | None:
-    """Start a strategy by its name: over all GPUs of this machine, or over all workers of TF_CONFIG.
+    """Start "mirrored", over all GPUs of this machine, or "multiworker", over all workers of TF_CONFIG.
 
     Call this first, before TensorFlow starts its devices. "multiworker" waits until all workers have come.
-
-    Args:
-        name: "mirrored", "multiworker", or "none" for None.
-
-    Raises:
-        ValueError: the strategy cannot be started, for example because the address in TF_CONFIG is taken.
+    "none" gives None. ValueError is raised for example if the address in TF_CONFIG is taken.
     """
     if name == "none":
         return None
@@ -102,11 +97,7 @@ def check_trainable(
     optimizer: keras.optimizers.Optimizer,
     loss: Any,
 ) -> None:
-    """Raise ValueError for what would train under the strategy, but not as one device does.
-
-    That is a model or optimizer with variables from outside of the strategy's scope, an optimizer that
-    clips or accumulates gradients, or a loss that is not a mean.
-    """
+    """Raise ValueError for what would train under the strategy, but not as one device does."""
     if strategy is None:
         return
     for what, owner in (("model", model), ("optimizer", optimizer)):
@@ -171,14 +162,13 @@ def workers(strategy: tf.distribute.Strategy | None) -> int:
 
 def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
     """Return whether this process writes files: it is the only one, or the first of several workers."""
-    return strategy is None or workers(strategy) == 1 or strategy.extended.should_checkpoint
+    return workers(strategy) == 1 or strategy.extended.should_checkpoint
 
 
 def broadcast_from_chief(strategy: tf.distribute.Strategy | None, make: Callable[[], Any]) -> Any:
-    """Call `make` on the chief alone, and return its plain data on all workers.
+    """Call `make` on the chief alone, and return its plain data on all workers, which must call this, too.
 
-    Several workers have to call this at the same time. What `make` raises on the chief, all of them raise
-    as a ValueError.
+    What `make` raises on the chief, all of them raise as a ValueError.
     """
     if workers(strategy) == 1:
         return make()

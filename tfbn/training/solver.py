@@ -1,10 +1,6 @@
-"""`Solver`: one `keras.Model`, its optimizer, and epochs that are one compiled program each.
-
-Nothing here depends on batch normalization.
-"""
+"""`Solver`: one `keras.Model`, its optimizer, and epochs that are one compiled program each."""
 
 import contextlib
-import functools
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,13 +14,12 @@ from tfbn.data.arrays import Data
 from tfbn.data.streams import Stream
 from tfbn.foundation.arguments import integer
 from tfbn.foundation.provenance import versions
-from tfbn.runtime import strategies
+from tfbn.layers.inspection import final_activation
 from tfbn.runtime.devices import describe_device, set_precision
-from tfbn.training import feeds
+from tfbn.runtime.strategies import broadcast_from_chief, check_trainable, describe_strategy
 from tfbn.training.checkpoints import Checkpoints, check_workers_agree, digest, open_folder
-from tfbn.training.history import History
-from tfbn.training.loop import EpochLoop, keras_callbacks
-from tfbn.training.network import Arrays, Network, check_model, cross_entropy
+from tfbn.training.feeds import Arrays, Network, evaluation_feed, fit_feeds
+from tfbn.training.loop import History, keras_callbacks, run_epochs
 from tfbn.training.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.training.signatures import describe_network
 from tfbn.training.steps import make_steps
@@ -41,7 +36,8 @@ class Solver:
     """A model with its optimizer and loss, which trains and evaluates it.
 
     The model is compiled with the solver's optimizer, loss and metrics and keeps them, so that it can
-    be saved and trained further by Keras. A step is Keras' own `train_step`.
+    be saved and trained further by Keras. A step is Keras' own `train_step`. The attributes `model`,
+    `device`, `jit` and `strategy` are the arguments, `device` and `jit` as they were decided.
 
     Args:
         model: a model with one input and one output. With the default loss, it returns a score for each
@@ -66,9 +62,6 @@ class Solver:
             in the strategy's scope are. Create the model, and an `optimizer` that is not a name, within
             ``with strategy.scope():``. Several workers must make the same calls with the same data; only
             the chief writes checkpoints, and callbacks run on each worker. Default None: one device.
-
-    Attributes:
-        model, device, jit, strategy: as above; `device` and `jit` as they were decided.
 
     Raises:
         ValueError: the optimizer, device or precision is unknown; the message lists those that exist.
@@ -99,7 +92,7 @@ class Solver:
         precision: str | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
-        check_model(model)
+        _check_model(model)
         if jit not in ("auto", True, False):
             raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
         self.model, self.strategy = model, strategy
@@ -108,10 +101,10 @@ class Solver:
             set_precision(model, precision)
         with self._steps.place():  # The metrics create their variables here.
             optimizer = make_optimizer(optimizer, learning_rate)
-            strategies.check_trainable(strategy, model, optimizer, loss)
+            check_trainable(strategy, model, optimizer, loss)
             model.compile(
                 optimizer=optimizer,
-                loss=cross_entropy(model) if loss is None else loss,
+                loss=_cross_entropy(model) if loss is None else loss,
                 metrics=list(metrics),
             )
         self._network = Network(model, self._steps, loss)
@@ -146,8 +139,7 @@ class Solver:
             batch_size: examples per batch. A smaller last batch counts by its size, so that the result
                 does not depend on `batch_size`. Default None: 1,000. A dataset has its own.
         """
-        batch_size = feeds.EVALUATION_BATCH_SIZE if batch_size is None else batch_size
-        logs = feeds.evaluation_feed(self._network, x, y, batch_size).evaluate()
+        logs = evaluation_feed(self._network, x, y, batch_size).evaluate()
         return Evaluation(logs["loss"], logs.get("accuracy", float("nan")))
 
     def fit(
@@ -204,23 +196,21 @@ class Solver:
         epochs = integer("epochs", epochs, at_least=1)
         seed = integer("seed", seed, at_least=0)
         initial_epoch = integer("initial_epoch", initial_epoch, at_least=0)
-        x, y, validation_data = feeds.split_data(x, y, validation_data)
-        train = feeds.training_feed(self._network, x, y, batch_size, shuffle, seed)
-        validation = feeds.validation_feed(self._network, validation_data)
+        train, validation = fit_feeds(self._network, x, y, validation_data, batch_size, shuffle, seed)
         history = History(about=self.about(batch_size=train.batch_size, seed=seed))
         identity = self._identity(train, validation, seed, shuffle)
         check_workers_agree(identity, self.strategy)
         options = dict(model=self.model, epochs=epochs, steps=train.steps_per_epoch, verbose=verbose)
         hooks = keras_callbacks(callbacks, add_progbar=bool(verbose), **options)
         variables = [*self.model.variables, *self.model.optimizer.variables]
-        checkpoints = Checkpoints(variables, self.strategy)
-        loop = EpochLoop(self.model, train, validation, history, hooks, epochs, checkpoints, checkpoint_dir)
+        storage: dict[str, Any] = dict(
+            checkpoints=Checkpoints(variables, self.strategy), folder=checkpoint_dir
+        )
         with contextlib.ExitStack() as stack:
             if checkpoint_dir is not None:
                 about = {**history.about, **identity}
-                make = functools.partial(open_folder, checkpoint_dir, about, stack)
-                strategies.broadcast_from_chief(self.strategy, make)
-            loop.run(initial_epoch)
+                broadcast_from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about, stack))
+            run_epochs(self.model, train, validation, history, hooks, initial_epoch, epochs, **storage)
         self.finish()
         hooks.on_train_end()
         history.about["jit"] = self.jit  # XLA may have failed in between.
@@ -236,15 +226,15 @@ class Solver:
             "shuffle": shuffle,
             "loss": describe_loss(self.model.loss),
             "metrics": self.model.metrics_names,
-            "data": train.identity(),
-            "validation_data": None if validation is None else validation.identity(),
+            "data": train.identity,
+            "validation_data": None if validation is None else validation.identity,
         }
 
     def about(self, **more: Any) -> dict[str, Any]:
         """Return what a result says of its origin, with `more` of it."""
         return {
             "device": describe_device(self.device),
-            "strategy": strategies.describe_strategy(self.strategy),
+            "strategy": describe_strategy(self.strategy),
             "jit": self.jit,
             "precision": (self.model.layers or [self.model])[-1].dtype_policy.name,
             "optimizer": describe_optimizer(self.model.optimizer),
@@ -255,7 +245,7 @@ class Solver:
     def restart(self, fresh: keras.Model, learning_rate: float | None = None) -> None:
         """Restart from the weights of `fresh`, another build of the same model, without compiling again.
 
-        `learning_rate` is by default the rate that the solver started with.
+        `learning_rate` is a new rate. Default None: the rate that the solver started with.
         """
         self._network.restart(fresh, learning_rate)
 
@@ -272,10 +262,8 @@ class Solver:
     ) -> dict[str, float]:
         """Train for one epoch, one compiled program, and return the loss and the metrics averaged over it.
 
-        Args:
-            arrays: as `prepare` returns them.
-            order: the rows to train on ``[M]``, in this order.
-            batch_size: rows per step; the last step may be smaller.
+        `arrays` come from `prepare`. The steps take their rows in `order` ``[M]``, `batch_size` at a time;
+        the last step may be smaller.
         """
         return self._steps.averaged(self._steps.train_epoch, *arrays, order, batch_size)
 
@@ -283,3 +271,24 @@ class Solver:
         """Finish training as Keras does: an optimizer with ``use_ema`` sets the weights to its averages."""
         with self._steps.place():
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+
+def _check_model(model: keras.Model) -> None:
+    """Raise TypeError or ValueError unless `model` is a `keras.Model` that a solver can train."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}, a {type(model).__name__}.")
+    inputs, outputs = (len(getattr(model, name, None) or [1]) for name in ("inputs", "outputs"))
+    if max(inputs, outputs) > 1:
+        raise ValueError(f"`model` must have one input and one output. Received: {inputs} and {outputs}.")
+    steps = ("train_step", "test_step")
+    if any(getattr(type(model), step) is not getattr(keras.Model, step) for step in steps):
+        raise ValueError(
+            "`model` must train by Keras' own train_step and test_step, whose metrics the solver "
+            f"reads. {type(model).__name__} has its own: train it by its fit."
+        )
+
+
+def _cross_entropy(model: keras.Model) -> keras.losses.Loss:
+    """Return the default loss: of probabilities where the model ends in a softmax, else of logits."""
+    logits = final_activation(model) != "softmax"
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)

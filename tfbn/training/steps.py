@@ -147,7 +147,8 @@ class ReplicaSteps(DeviceSteps):
     def train_epoch(self, x: tf.Tensor, y: tf.Tensor, order: Order, batch_size: int) -> None:
         self._check_rows(min(batch_size, len(order) % batch_size or batch_size))
         with self.place():
-            super().train_epoch(*self._copies(x, y), order, batch_size)
+            x, y = self._copies(x, y)
+            super().train_epoch(x, y, order, batch_size)
 
     def evaluate(self, x: tf.Tensor, y: tf.Tensor, batch_size: int) -> None:
         self._check_rows(min(len(x), batch_size))
