@@ -21,15 +21,12 @@ def choose_jit(model: keras.Model, device: str, jit: bool | str = "auto") -> boo
 
     On a GPU a tiny network trains first, see `failure`. A CPU needs no test: its XLA comes with TensorFlow.
     ValueError is raised for a device that cannot train even without XLA.
-
-    >>> choose_jit(keras.Sequential([keras.Input([2]), keras.layers.Dense(2)]), "cpu:0")
-    True
     """
     if jit == "auto":
         jit = devices.suits_xla(model, device)
     if device.startswith("cpu"):
         return bool(jit)
-    convolutions = devices.convolves(model)
+    convolutions = devices.has_layer(model, devices.CONVOLUTIONS)
     check_trains(device, convolutions)
     return bool(jit) and xla_works(device, convolutions)
 
@@ -48,13 +45,11 @@ def xla_works(device: str, convolutions: bool = False) -> bool:
     """Return whether a device trains under XLA, see `failure`; if not, warn once."""
     reason = failure(device, convolutions)
     if reason is not None:
-        _warn(device, reason)
+        _warn(f"XLA fails on {device}, which is used without it: {reason}")
     return reason is None
 
 
-@functools.cache  # However many networks train there.
-def _warn(device: str, reason: str) -> None:
-    warn_caller(f"XLA fails on {device}, which is used without it: {reason}")
+_warn = functools.cache(warn_caller)  # Once, however many networks train there.
 
 
 def failure(device: str, convolutions: bool = False, jit: bool = True) -> str | None:
@@ -62,8 +57,6 @@ def failure(device: str, convolutions: bool = False, jit: bool = True) -> str | 
 
     Each case is tried once a process: without `convolutions`, then with them if True, each under XLA if
     `jit` is True.
-
-    >>> failure("cpu:0", jit=False)
     """
     reason = _try(device, False, jit)
     return _try(device, True, jit) if convolutions and reason is None else reason
@@ -91,12 +84,8 @@ def failure_elsewhere(device: str, convolutions: bool) -> str | None:
         "import sys; from tfbn.runtime import devices, selftest; "
         f"sys.exit(selftest.failure_here(devices.find_device({device!r}), {convolutions}, True))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     return last_line(done.stderr) if done.returncode else None
 
 

@@ -142,9 +142,8 @@ def describe_strategy(strategy: tf.distribute.Strategy | None) -> dict[str, Any]
     """Return what a result records of a strategy; None without one."""
     if strategy is None:
         return None
-    replicas = strategy.num_replicas_in_sync
-    names = [name for name, kind in STRATEGIES.items() if isinstance(strategy, kind)]
-    return {"name": names[0], "replicas": replicas, "workers": workers(strategy)}
+    name = next(name for name, kind in STRATEGIES.items() if isinstance(strategy, kind))
+    return {"name": name, "replicas": strategy.num_replicas_in_sync, "workers": workers(strategy)}
 
 
 def device_of(strategy: tf.distribute.Strategy) -> str:
@@ -162,7 +161,7 @@ def workers(strategy: tf.distribute.Strategy | None) -> int:
 
 def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
     """Return whether this process writes files: it is the only one, or the first of several workers."""
-    return workers(strategy) == 1 or strategy.extended.should_checkpoint
+    return strategy is None or workers(strategy) == 1 or strategy.extended.should_checkpoint
 
 
 def broadcast_from_chief(strategy: tf.distribute.Strategy | None, make: Callable[[], Any]) -> Any:

@@ -43,15 +43,6 @@ class Checkpoints:
     Each is written whole before it counts (`tf.train.CheckpointManager`) and contains checksums. The
     last two stay. Of a `strategy` the chief alone reads and writes. The other workers must make the same
     calls, and receive what the chief restores.
-
-    >>> import tempfile
-    >>> weight = keras.Variable([1.0, 2.0])
-    >>> checkpoints = Checkpoints([weight])
-    >>> folder = tempfile.mkdtemp()
-    >>> checkpoints.save(folder, {"epoch": 3})
-    >>> _ = weight.assign([0.0, 0.0])
-    >>> checkpoints.restore(folder), weight.numpy().tolist()
-    ({'epoch': 3}, [1.0, 2.0])
     """
 
     def __init__(
@@ -139,11 +130,7 @@ def holds_checkpoints(folder: str | os.PathLike) -> bool:
 
 
 def digest(variables: Iterable, text: str = "") -> str:
-    """Return the first 16 digits of the SHA-256 of shapes and values, and of a string.
-
-    >>> digest([np.zeros(2)]) == digest([np.zeros(3)])
-    False
-    """
+    """Return the first 16 digits of the SHA-256 of shapes and values, and of a string."""
     sha256 = hashlib.sha256(text.encode())
     for variable in variables:
         values = np.ascontiguousarray(variable)
@@ -159,10 +146,8 @@ def open_folder(
 
     `about`, plain data, describes the training; its "command" may differ from the one before. Until `stack`
     ends, no other process can open the folder. At its end, a new folder without a checkpoint is removed.
-
-    Raises:
-        ValueError: the folder belongs to another training; the message says in what they differ. Also if
-            another process is training there.
+    ValueError is raised for the folder of another training, saying in what they differ, or of a process
+    that is training there.
     """
     folder = Path(folder)
     if set("*?[]") & set(str(folder)):
@@ -192,7 +177,8 @@ def _remove_unless_used(folder):
 def check_workers_agree(about: dict[str, Any], strategy: tf.distribute.Strategy | None) -> None:
     """Raise ValueError on a worker whose `about`, plain data, differs from the chief's."""
     about = json.loads(json.dumps(about))
-    differences = _differences(broadcast_from_chief(strategy, lambda: about), about)
+    before = broadcast_from_chief(strategy, lambda: about)
+    differences = "; ".join(list(_differences(before, about))[:3])
     if differences:
         raise ValueError(
             f"This worker was not started as the chief was: {differences}. Start all of them with the same "
@@ -214,7 +200,7 @@ def _open(folder, about):
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({first_line(error)}). Remove {folder}.") from None
     command = before.get("command")
-    differences = _differences({**before, "command": about.get("command")}, about)
+    differences = "; ".join(list(_differences({**before, "command": about.get("command")}, about))[:3])
     if differences:
         raise ValueError(
             f"{folder} holds the state of another training: {differences}. Use its settings, or choose "
@@ -223,15 +209,11 @@ def _open(folder, about):
     return before
 
 
-def _differences(before, now):
-    """Return the first three differences between two dicts as a string."""
-    return "; ".join(list(_each_difference(before, now, ""))[:3])
-
-
-def _each_difference(before, now, name):
+def _differences(before, now, name=""):
+    """Yield the differences between two dicts, a string each."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
-            yield from _each_difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
         old, new = (text if len(text) <= 60 else f"{text[:57]}..." for text in (str(before), str(now)))
         yield f"{name} was {old} and is {new}"

@@ -135,7 +135,6 @@ class DatasetFeed:
     """A dataset of batches ``(x, y)``: a group of its steps is one call, and memory stays flat.
 
     The first batch is read at once: it creates the network's variables, and all others must fit to it.
-
     Where each epoch has an order of its own, `shuffled` returns its batches. ValueError is raised for a
     dataset that is empty, never ends, or does not give pairs of tensors.
     """

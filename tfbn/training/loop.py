@@ -117,20 +117,18 @@ def _resume(history, initial_epoch, epochs, checkpoints, folder):
 def keras_callbacks(callbacks: Any, **options: Any) -> keras.callbacks.CallbackList:
     """Return Keras' own list of `callbacks`, with its `options`; warn of those that wait for batches."""
     callbacks = list(callbacks or ()) if isinstance(callbacks, (list, tuple, type(None))) else [callbacks]
-    for callback in filter(_waits_for_batches, callbacks):
-        warn_caller(
-            f"{type(callback).__name__} waits for batches, but an epoch here is one compiled program: "
-            "callbacks are called at epochs only."
+    for callback in callbacks:
+        # Keras' own classes have reasons of their own to look at batches; a LambdaCallback stores the
+        # user's functions on the instance.
+        users = not type(callback).__module__.startswith("keras.")
+        waits = getattr(callback, "save_freq", "epoch") != "epoch" or any(
+            hook in vars(callback)
+            or (users and getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook))
+            for hook in BATCH_HOOKS
         )
+        if waits:
+            warn_caller(
+                f"{type(callback).__name__} waits for batches, but an epoch here is one compiled program: "
+                "callbacks are called at epochs only."
+            )
     return keras.callbacks.CallbackList(callbacks, add_history=False, **options)
-
-
-def _waits_for_batches(callback):
-    # Keras' own classes have reasons of their own to look at batches; a LambdaCallback stores the
-    # user's functions on the instance.
-    users = not type(callback).__module__.startswith("keras.")
-    return getattr(callback, "save_freq", "epoch") != "epoch" or any(
-        hook in vars(callback)
-        or (users and getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook))
-        for hook in BATCH_HOOKS
-    )

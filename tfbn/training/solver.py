@@ -46,12 +46,10 @@ class Solver:
             an optimizer. Default "adam".
         learning_rate: a number or a schedule of `keras.optimizers.schedules`. Default None: 0.01 if
             `optimizer` is a name, the optimizer's own otherwise.
-        loss: a Keras loss or its name. Default None: cross-entropy, for labels given as integers or
-            one-hot.
+        loss: a Keras loss or its name. Default None: cross-entropy, of integer or one-hot labels.
         metrics: Keras metrics or their names. Default ("accuracy",).
         jit: whether XLA compiles epochs. Default "auto": True, except for convolutions on a CPU, where
-            XLA is many times slower. Where XLA fails, the solver warns and continues without; `jit` is
-            False from then on.
+            XLA is many times slower. Where XLA fails, the solver warns, and `jit` is False from then on.
         device: "auto", "cpu", "gpu" or one by number such as "gpu:1". Default "auto": the first GPU
             if TensorFlow has one, else the CPU. The model's variables must be there.
         precision: "float32", "mixed_float16" or "mixed_bfloat16", a Keras dtype policy for all layers
@@ -95,35 +93,25 @@ class Solver:
         _check_model(model)
         if jit not in ("auto", True, False):
             raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
-        self.model, self.strategy = model, strategy
         self._steps = make_steps(model, device, jit, strategy)
+        self.model, self.strategy, self.device = model, strategy, self._steps.device
         if precision is not None:
             set_precision(model, precision)
         with self._steps.place():  # The metrics create their variables here.
             optimizer = make_optimizer(optimizer, learning_rate)
             check_trainable(strategy, model, optimizer, loss)
-            model.compile(
-                optimizer=optimizer,
-                loss=_cross_entropy(model) if loss is None else loss,
-                metrics=list(metrics),
-            )
+            own_loss = _cross_entropy(model) if loss is None else loss
+            model.compile(optimizer, own_loss, metrics=list(metrics))
         self._network = Network(model, self._steps, loss)
         # At the start: callbacks change the learning rate, and a failure of XLA changes `jit`.
         self._start = {"optimizer": describe_optimizer(model.optimizer), "jit": self.jit}
-
-    @property
-    def device(self) -> str:
-        return self._steps.device
 
     @property
     def jit(self) -> bool:
         return self._steps.jit
 
     def train(self, x: ArrayLike | Arrays, y: ArrayLike | None) -> float:
-        """Train one step on one batch ``(x, y)`` and return its loss before the step.
-
-        Arguments and errors are those of `fit`.
-        """
+        """Train one step on one batch ``(x, y)``, as in `fit`, and return its loss before the step."""
         return self._steps.averaged(self._steps.train, *self.prepare(x, y))["loss"]
 
     def evaluate(
@@ -167,8 +155,7 @@ class Solver:
                 whose validation split is validated on; or a finite `tf.data.Dataset` of batches ``(x, y)``.
             y: labels ``[N]``, or one-hot ``[N, classes]``; None for data and datasets.
             epochs: the number of the last epoch. Default 1.
-            batch_size: examples per step; a dataset has its own. Default 32. A smaller last batch is
-                trained on as well.
+            batch_size: examples per step, fewer in the last. Default 32. A dataset has its own.
             validation_data: ``(x, y)`` or a dataset, evaluated after each epoch. Default None.
             shuffle: whether each epoch draws a new order of the examples, but of a dataset. Default True.
             seed: determines the orders. Default 0.
@@ -203,14 +190,12 @@ class Solver:
         options = dict(model=self.model, epochs=epochs, steps=train.steps_per_epoch, verbose=verbose)
         hooks = keras_callbacks(callbacks, add_progbar=bool(verbose), **options)
         variables = [*self.model.variables, *self.model.optimizer.variables]
-        storage: dict[str, Any] = dict(
-            checkpoints=Checkpoints(variables, self.strategy), folder=checkpoint_dir
-        )
+        storage = Checkpoints(variables, self.strategy), checkpoint_dir
         with contextlib.ExitStack() as stack:
             if checkpoint_dir is not None:
                 about = {**history.about, **identity}
                 broadcast_from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about, stack))
-            run_epochs(self.model, train, validation, history, hooks, initial_epoch, epochs, **storage)
+            run_epochs(self.model, train, validation, history, hooks, initial_epoch, epochs, *storage)
         self.finish()
         hooks.on_train_end()
         history.about["jit"] = self.jit  # XLA may have failed in between.

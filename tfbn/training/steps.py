@@ -92,19 +92,18 @@ class DeviceSteps:
                 self._evaluations[specs] = trace(*specs, tf.TensorSpec([], "int32"))
             self._evaluations[specs](x, y, tf.constant(batch_size, "int32"))
 
-    def _run_step(self, x, y):
-        _without_autograph(self._model.train_step)((x, y))
-
-    def _train_rows(self, x, y, rows):
-        self._run_step(tf.gather(x, rows), tf.gather(y, rows))
+    def _run_step(self, x, y, rows=None):
+        """Take Keras' own train_step on the `rows`; None: on all."""
+        batch = (x, y) if rows is None else (tf.gather(x, rows), tf.gather(y, rows))
+        _without_autograph(self._model.train_step)(batch)
 
     def _run_epoch(self, x, y, order, batch_size):
         steps, rest = divmod(order.shape[0], batch_size)
         batches = tf.reshape(order[: steps * batch_size], [steps, batch_size])
         for step in tf.range(steps):
-            self._train_rows(x, y, batches[step])
+            self._run_step(x, y, batches[step])
         if rest:
-            self._train_rows(x, y, order[-rest:])
+            self._run_step(x, y, order[-rest:])
 
     def _run_evaluation(self, x, y, batch_size):
         for start in tf.range(0, tf.shape(x)[0], batch_size):
@@ -176,13 +175,11 @@ class ReplicaSteps(DeviceSteps):
 
         return self._strategy.experimental_distribute_values_from_function(copy)
 
-    def _run_step(self, x, y):
-        self._train_rows(x, y, tf.range(tf.shape(x)[0]))
-
     @_without_autograph
-    def _train_rows(self, x, y, rows):
-        """Take Keras' own train_step on the `rows` of the copies, but for the share in the gradient."""
+    def _run_step(self, x, y, rows=None):
+        """Take a step as Keras' own train_step does, but for the share in the gradient."""
         model = self._model
+        rows = tf.range(tf.shape(x)[0]) if rows is None else rows
 
         def step(x, y):
             x, y, share = _shard(x, y, rows)
