@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfbn
-from tfbn.training.history import History
+from tfbn.training.loop import History
 
 
 def net(classes=3, **options):
@@ -109,3 +109,11 @@ def test_fit_accepts_numpy_integers(blobs):
     assert history["epoch"] == [2, 3]
     plain = {name: int(number) for name, number in numbers.items()}
     assert history["loss"] == tfbn.Solver(net(), jit=False).fit(blobs, **plain)["loss"]
+
+
+def test_history_is_saved_and_loaded(tmp_path):
+    records = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": 1e-20}]
+    run = History(records, {"device": "cpu:0"})
+    run.save(tmp_path / "history.json")
+    assert History.load(tmp_path / "history.json") == run
+    assert History().history == {}

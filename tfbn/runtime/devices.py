@@ -23,18 +23,10 @@ POOLINGS = (
 
 
 def find_device(name: str = "auto") -> str:
-    """Return the full name of a device that TensorFlow has.
+    """Return the full name of a device that TensorFlow has; raise ValueError, with a list, for others.
 
-    GPUs that TensorFlow has not started yet are set to take memory as they need it.
-
-    Args:
-        name: "auto" (default; the first GPU, else the CPU), "cpu", "gpu", or with a number: "gpu:1".
-
-    Raises:
-        ValueError: there is no such device; the message lists the available ones.
-
-    >>> find_device("cpu")
-    'cpu:0'
+    `name` is "auto" (default; the first GPU, else the CPU), "cpu", "gpu", or with a number: "gpu:1". GPUs
+    that TensorFlow has not started yet are set to take memory as they need it.
     """
     names = available()
     device = str(name).lower()
@@ -85,20 +77,17 @@ def details(device: str) -> dict[str, Any]:
 
 def suits_xla(model: keras.Model, device: str) -> bool:
     """Return whether XLA makes the model's training faster: everywhere but for convolutions on a CPU."""
-    return not (device.startswith("cpu") and convolves(model))
-
-
-def convolves(model: keras.Model) -> bool:
-    """Return whether a layer of the model is a convolution."""
-    return any(isinstance(layer, CONVOLUTIONS) for layer in flatten_layers(model))
+    return not (device.startswith("cpu") and has_layer(model, CONVOLUTIONS))
 
 
 def supports_empty_batch(model: keras.Model, device: str) -> bool:
     """Return whether a batch may lack examples: not for convolutions and poolings on a CPU."""
-    windows = (*CONVOLUTIONS, *POOLINGS)
-    return not (
-        device.startswith("cpu") and any(isinstance(layer, windows) for layer in flatten_layers(model))
-    )
+    return not (device.startswith("cpu") and has_layer(model, CONVOLUTIONS + POOLINGS))
+
+
+def has_layer(model: keras.Model, kinds: tuple) -> bool:
+    """Return whether a layer of the model, or within its layers, is of one of the `kinds`."""
+    return any(isinstance(layer, kinds) for layer in flatten_layers(model))
 
 
 def check_precision(precision: str | None) -> None:

@@ -17,26 +17,16 @@ from tfbn.runtime import devices
 
 
 def choose_jit(model: keras.Model, device: str, jit: bool | str = "auto") -> bool:
-    """Return whether XLA compiles the training of `model`.
+    """Return whether XLA compiles the training of `model`; for "auto" (default) as `suits_xla` answers.
 
     On a GPU a tiny network trains first, see `failure`. A CPU needs no test: its XLA comes with TensorFlow.
-
-    Args:
-        model: the model to train.
-        device: the device's full name, from `find_device`.
-        jit: True, False or "auto" (default; the answer of `suits_xla`).
-
-    Raises:
-        ValueError: the device cannot train even without XLA.
-
-    >>> choose_jit(keras.Sequential([keras.Input([2]), keras.layers.Dense(2)]), "cpu:0")
-    True
+    ValueError is raised for a device that cannot train even without XLA.
     """
     if jit == "auto":
         jit = devices.suits_xla(model, device)
     if device.startswith("cpu"):
         return bool(jit)
-    convolutions = devices.convolves(model)
+    convolutions = devices.has_layer(model, devices.CONVOLUTIONS)
     check_trains(device, convolutions)
     return bool(jit) and xla_works(device, convolutions)
 
@@ -55,26 +45,18 @@ def xla_works(device: str, convolutions: bool = False) -> bool:
     """Return whether a device trains under XLA, see `failure`; if not, warn once."""
     reason = failure(device, convolutions)
     if reason is not None:
-        _warn(device, reason)
+        _warn(f"XLA fails on {device}, which is used without it: {reason}")
     return reason is None
 
 
-@functools.cache  # However many networks train there.
-def _warn(device: str, reason: str) -> None:
-    warn_caller(f"XLA fails on {device}, which is used without it: {reason}")
+_warn = functools.cache(warn_caller)  # Once, however many networks train there.
 
 
 def failure(device: str, convolutions: bool = False, jit: bool = True) -> str | None:
     """Return why a device does not train a tiny network, one line; None if it does.
 
-    Each case is tried once a process.
-
-    Args:
-        device: the device's full name, from `find_device`.
-        convolutions: whether to try them, too. Default False.
-        jit: whether XLA compiles the step. Default True.
-
-    >>> failure("cpu:0", jit=False)
+    Each case is tried once a process: without `convolutions`, then with them if True, each under XLA if
+    `jit` is True.
     """
     reason = _try(device, False, jit)
     return _try(device, True, jit) if convolutions and reason is None else reason
@@ -102,12 +84,8 @@ def failure_elsewhere(device: str, convolutions: bool) -> str | None:
         "import sys; from tfbn.runtime import devices, selftest; "
         f"sys.exit(selftest.failure_here(devices.find_device({device!r}), {convolutions}, True))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     return last_line(done.stderr) if done.returncode else None
 
 
@@ -153,31 +131,21 @@ def _train(device: str, convolutions: bool, jit: bool) -> list[float]:
 def survey() -> dict[str, Any]:
     """Return what there is to train on, as plain data.
 
-    Returns:
-        A dict. `devices`: a list of dicts of name, hardware, memory_gib (which TensorFlow may take of a
-        GPU, else None), compute_capability (of an NVIDIA GPU, else None), trains and xla (whether dense and
-        convolutional networks train, without and with XLA) and failure (why not, or None). `auto`: the
-        device that "auto" takes. `versions`. `cuda`, `cudnn`: those that TensorFlow was built for, or None.
+    Of each device: memory_gib is what TensorFlow may take of a GPU, else None; compute_capability is an
+    NVIDIA GPU's, else None; trains and xla are whether dense and convolutional networks train, without and
+    with XLA; failure is why not, or None. `auto` is the device that "auto" takes. `cuda` and `cudnn` are
+    the versions that TensorFlow was built for, or None.
 
     >>> survey()["devices"][0]["name"]
     'cpu:0'
     """
-    names, memory = devices.available(), _memory()
-    rows = []
+    rows, names, memory = [], devices.available(), _memory()
     for name in names:
         plain, xla = (failure(name, convolutions=True, jit=jit) for jit in (False, True))
         capability = devices.details(name).get("compute_capability")
-        rows.append(
-            {
-                "name": name,
-                "hardware": devices.hardware(name),
-                "memory_gib": memory.get(name),
-                "compute_capability": capability and ".".join(map(str, capability)),
-                "trains": plain is None,
-                "xla": xla is None,
-                "failure": plain or xla,
-            }
-        )
+        row = {"name": name, "hardware": devices.hardware(name), "memory_gib": memory.get(name)}
+        row["compute_capability"] = capability and ".".join(map(str, capability))
+        rows.append({**row, "trains": plain is None, "xla": xla is None, "failure": plain or xla})
     build = tf.sysconfig.get_build_info()
     return {
         "devices": rows,
@@ -189,8 +157,7 @@ def survey() -> dict[str, Any]:
 
 
 def _memory() -> dict[str, float]:
-    """Return the GiB that TensorFlow may take of each GPU, by device name."""
-    # Only a session has this number.
+    """Return the GiB that TensorFlow may take of each GPU, which only a session knows, by device name."""
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         gpus = [device for device in session.list_devices() if device.device_type == "GPU"]
     return {devices.short_name(gpu.name): gpu.memory_limit_bytes / 2**30 for gpu in gpus}
@@ -199,23 +166,16 @@ def _memory() -> dict[str, float]:
 def table(result: dict[str, Any]) -> str:
     """Return the result of `survey` as text."""
     rows = result["devices"]
-    cells = [
-        (
-            row["name"],
-            row["hardware"],
-            f"{row['memory_gib']:.1f} GiB" if row["memory_gib"] else "",
-            row["compute_capability"] or "",
-            *("yes" if row[key] else "no" for key in ("trains", "xla")),
-        )
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        memory = f"{row['memory_gib']:.1f} GiB" if row["memory_gib"] else ""
+        trains, xla = ("yes" if row[key] else "no" for key in ("trains", "xla"))
+        cells.append((row["name"], row["hardware"], memory, row["compute_capability"] or "", trains, xla))
     lines = [text_table(("device", "hardware", "memory", "capability", "trains", "XLA"), cells)]
     lines += [f"{row['name']} says: {row['failure']}" for row in rows if row["failure"]]
     lines += ["", f"--device auto takes {result['auto']}."]
     if result["cuda"] and not any(row["name"].startswith("gpu") for row in rows):
-        lines.append(
-            "TensorFlow sees no GPU. One from NVIDIA needs its driver and pip install -e '.[gpu]'."
-        )
+        lines += ["TensorFlow sees no GPU. One from NVIDIA needs its driver and pip install -e '.[gpu]'."]
     packages = dict(result["versions"])
     if result["cuda"]:
         packages["tensorflow"] += f", built for CUDA {result['cuda']} and cuDNN {result['cudnn']}"

@@ -1,17 +1,8 @@
-"""Training by `tf.distribute`: a batch split over replicas, each a device of one machine or of several.
-
-A step is that of one device with the whole batch: replica `r` of `n` takes its share of the `B` rows,
-
-    rows  = batch[r * B // n : (r + 1) * B // n]
-    share = len(rows) / B
-
-and the gradient of ``sum(share * mean(losses of rows))`` is that of the mean over the batch, whether or not
-the shares are even. Keras assumes that each share is ``1 / n``.
-"""
+"""Training over replicas by `tf.distribute`: strategies, their limits, and what the chief alone does."""
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -43,15 +34,10 @@ TF_CONFIG_EXAMPLE = (
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy | None:
-    """Start a strategy by its name: over all GPUs of this machine, or over all workers of TF_CONFIG.
+    """Start "mirrored", over all GPUs of this machine, or "multiworker", over all workers of TF_CONFIG.
 
     Call this first, before TensorFlow starts its devices. "multiworker" waits until all workers have come.
-
-    Args:
-        name: "mirrored", "multiworker", or "none" for None.
-
-    Raises:
-        ValueError: the strategy cannot be started, for example because the address in TF_CONFIG is taken.
+    "none" gives None. ValueError is raised for example if the address in TF_CONFIG is taken.
     """
     if name == "none":
         return None
@@ -106,16 +92,14 @@ def check_strategy(strategy: Any, device: str = "auto", jit: bool | str = "auto"
 
 
 def check_trainable(
-    strategy: tf.distribute.Strategy,
+    strategy: tf.distribute.Strategy | None,
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     loss: Any,
 ) -> None:
-    """Raise ValueError for what would train, but not as one device does.
-
-    That is a model or optimizer with variables from outside of the strategy's scope, an optimizer that
-    clips or accumulates gradients, or a loss that is not a mean.
-    """
+    """Raise ValueError for what would train under the strategy, but not as one device does."""
+    if strategy is None:
+        return
     for what, owner in (("model", model), ("optimizer", optimizer)):
         created = strategy.extended.variable_created_in_scope
         if not all(created(variable.value) for variable in owner.variables):
@@ -158,9 +142,8 @@ def describe_strategy(strategy: tf.distribute.Strategy | None) -> dict[str, Any]
     """Return what a result records of a strategy; None without one."""
     if strategy is None:
         return None
-    replicas = strategy.num_replicas_in_sync
-    names = [name for name, kind in STRATEGIES.items() if isinstance(strategy, kind)]
-    return {"name": names[0], "replicas": replicas, "workers": workers(strategy)}
+    name = next(name for name, kind in STRATEGIES.items() if isinstance(strategy, kind))
+    return {"name": name, "replicas": strategy.num_replicas_in_sync, "workers": workers(strategy)}
 
 
 def device_of(strategy: tf.distribute.Strategy) -> str:
@@ -181,82 +164,10 @@ def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
     return strategy is None or workers(strategy) == 1 or strategy.extended.should_checkpoint
 
 
-def copies(strategy: tf.distribute.Strategy, arrays: Sequence[tf.Tensor]) -> list:
-    """Copy `arrays` to each replica's device; a replica takes its rows from its copy."""
-    devices = strategy.extended.worker_devices
-
-    def copy(context: tf.distribute.ReplicaContext, array: tf.Tensor) -> tf.Tensor:
-        with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
-            return tf.identity(array)
-
-    spread = strategy.experimental_distribute_values_from_function
-    return [spread(lambda context, array=array: copy(context, array)) for array in arrays]
-
-
-@tf.autograph.experimental.do_not_convert
-def train_step(
-    strategy: tf.distribute.Strategy, model: keras.Model, x: Any, y: Any, rows: tf.Tensor
-) -> None:
-    """Train `model` for one step on the `rows` of `x` and `y`, which `copies` gave.
-
-    This is Keras' own train_step, but for the share in the gradient.
-    """
-
-    def step(x: tf.Tensor, y: tf.Tensor) -> None:
-        x, y, share = _shard(x, y, rows)
-        replicas = strategy.num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            y_pred = model(x, training=True)
-            # Keras divides by the number of replicas.
-            mean = model.compute_loss(x, y, y_pred, training=True) * replicas
-            loss = model.optimizer.scale_loss(mean * tf.cast(share, mean.dtype))
-        weights = model.trainable_weights
-        gradients = tape.gradient(loss, weights)
-        if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = _all_or_none(gradients)
-        model.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        model.metrics[0].update_state(mean, sample_weight=tf.shape(y)[0])
-        model.compute_metrics(x, y, y_pred)
-
-    strategy.run(step, (x, y))
-
-
-def _all_or_none(gradients: list) -> list:
-    """Make all gradients NaN if those of any replica are not finite: Keras asks the first replica alone."""
-    tensors = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
-    zero_or_nan = tf.add_n([tf.reduce_sum(0 * gradient) for gradient in tensors])
-    zero_or_nan = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, zero_or_nan)
-    return [None if gradient is None else gradient + zero_or_nan for gradient in gradients]
-
-
-@tf.autograph.experimental.do_not_convert
-def evaluation_step(
-    strategy: tf.distribute.Strategy, model: keras.Model, x: Any, y: Any, rows: tf.Tensor
-) -> None:
-    """Run Keras' own test_step on the `rows`; its metrics weigh each replica by its rows."""
-
-    def step(x: tf.Tensor, y: tf.Tensor) -> None:
-        model.test_step(_shard(x, y, rows)[:2])
-
-    strategy.run(step, (x, y))
-
-
-def _shard(x: tf.Tensor, y: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return this replica's rows, and their share in the batch."""
-    context = tf.distribute.get_replica_context()
-    replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
-    size = tf.shape(rows)[0]
-    own = rows[replica * size // replicas : (replica + 1) * size // replicas]
-    # Hide the length from tracing: Keras' losses do not reduce a batch that is empty by its static shape.
-    own = tf.compat.v1.placeholder_with_default(own, [None])
-    return tf.gather(x, own), tf.gather(y, own), tf.shape(own)[0] / size
-
-
 def broadcast_from_chief(strategy: tf.distribute.Strategy | None, make: Callable[[], Any]) -> Any:
-    """Call `make` on the chief alone, and return its plain data on all workers.
+    """Call `make` on the chief alone, and return its plain data on all workers, which must call this, too.
 
-    Several workers have to call this at the same time. What `make` raises on the chief, all of them raise
-    as a ValueError.
+    What `make` raises on the chief, all of them raise as a ValueError.
     """
     if workers(strategy) == 1:
         return make()

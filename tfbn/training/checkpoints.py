@@ -20,7 +20,6 @@ from tfbn.foundation.files import read_json, staged, write_json
 from tfbn.runtime.strategies import broadcast_bytes, broadcast_from_chief, is_chief, workers
 
 CHECKPOINT_TIME_SHARE = 0.1  # of the run time: checkpoints after each epoch, but no more often than that
-CHECKPOINTS_KEPT = 2
 # What TensorFlow raises over a damaged file, or one of other variables.
 DAMAGE_ERRORS = (tf.errors.OpError, OSError, ValueError, TypeError, LookupError, AssertionError)
 STAGING_PREFIXES = (".about.json", ".tfbn-")  # of files that an interrupted write leaves behind
@@ -42,21 +41,8 @@ class Checkpoints:
     """Checkpoints of a training: its variables and a record of its progress.
 
     Each is written whole before it counts (`tf.train.CheckpointManager`) and contains checksums. The
-    last two stay.
-
-    Args:
-        variables: all variables that training changes.
-        strategy: a strategy whose chief alone reads and writes. The other workers must make the same
-            calls and receive what the chief restores. Default None: one process.
-
-    >>> import tempfile
-    >>> weight = keras.Variable([1.0, 2.0])
-    >>> checkpoints = Checkpoints([weight])
-    >>> folder = tempfile.mkdtemp()
-    >>> checkpoints.save(folder, {"epoch": 3})
-    >>> _ = weight.assign([0.0, 0.0])
-    >>> checkpoints.restore(folder), weight.numpy().tolist()
-    ({'epoch': 3}, [1.0, 2.0])
+    last two stay. Of a `strategy` the chief alone reads and writes. The other workers must make the same
+    calls, and receive what the chief restores.
     """
 
     def __init__(
@@ -64,9 +50,8 @@ class Checkpoints:
     ) -> None:
         self._variables, self._strategy = variables, strategy
         self._record = _Record()
-        self._checkpoint = tf.train.Checkpoint(
-            record=self._record, variables=[variable.value for variable in variables]
-        )
+        values = [variable.value for variable in variables]
+        self._checkpoint = tf.train.Checkpoint(record=self._record, variables=values)
         self._cost, self._end = 0.0, -float("inf")  # Of the last checkpoint, in seconds.
         self._failed = False
 
@@ -85,9 +70,7 @@ class Checkpoints:
         self._record.content = record
         number = max(_paths(folder), default=0) + 1
         try:
-            manager = tf.train.CheckpointManager(
-                self._checkpoint, str(folder), max_to_keep=CHECKPOINTS_KEPT
-            )
+            manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=2)
             manager.save(checkpoint_number=number)
         except (tf.errors.OpError, OSError) as error:
             if not self._failed:
@@ -102,13 +85,11 @@ class Checkpoints:
     def restore(
         self, folder: str | os.PathLike, accepts: Callable[[dict], bool] = lambda record: True
     ) -> dict[str, Any] | None:
-        """Assign the values of the newest checkpoint in `folder` to the variables.
+        """Assign the values of the newest checkpoint in `folder` to the variables, and return its record.
 
         A checkpoint that is damaged, or that `accepts` rejects by its record as another training's, is
-        ignored with a warning, and the one before is tried. Without any the variables keep their values.
-
-        Returns:
-            The record; None without a checkpoint.
+        ignored with a warning, and the one before is tried. Without any, variables keep their values, and
+        the result is None.
         """
         record = broadcast_from_chief(self._strategy, lambda: self._restore(folder, accepts))
         if record is not None and workers(self._strategy) > 1:
@@ -149,11 +130,7 @@ def holds_checkpoints(folder: str | os.PathLike) -> bool:
 
 
 def digest(variables: Iterable, text: str = "") -> str:
-    """Return the first 16 digits of the SHA-256 of shapes and values, and of a string.
-
-    >>> digest([np.zeros(2)]) == digest([np.zeros(3)])
-    False
-    """
+    """Return the first 16 digits of the SHA-256 of shapes and values, and of a string."""
     sha256 = hashlib.sha256(text.encode())
     for variable in variables:
         values = np.ascontiguousarray(variable)
@@ -165,20 +142,12 @@ def digest(variables: Iterable, text: str = "") -> str:
 def open_folder(
     folder: str | os.PathLike, about: dict[str, Any], stack: contextlib.ExitStack
 ) -> dict[str, Any]:
-    """Make `folder` the place of the training that `about` describes, or check that it is.
+    """Make a new `folder` the place of a training, or check that it is, and return `about` of its start.
 
-    Args:
-        folder: the folder, new or of this training.
-        about: plain data. Its "command" may differ from the one before.
-        stack: until it ends, no other process can open the folder. At its end, a new folder without a
-            checkpoint is removed.
-
-    Returns:
-        `about` as it was when the training started.
-
-    Raises:
-        ValueError: the folder belongs to another training; the message says in what they differ. Also if
-            another process is training there.
+    `about`, plain data, describes the training; its "command" may differ from the one before. Until `stack`
+    ends, no other process can open the folder. At its end, a new folder without a checkpoint is removed.
+    ValueError is raised for the folder of another training, saying in what they differ, or of a process
+    that is training there.
     """
     folder = Path(folder)
     if set("*?[]") & set(str(folder)):
@@ -208,7 +177,8 @@ def _remove_unless_used(folder):
 def check_workers_agree(about: dict[str, Any], strategy: tf.distribute.Strategy | None) -> None:
     """Raise ValueError on a worker whose `about`, plain data, differs from the chief's."""
     about = json.loads(json.dumps(about))
-    differences = _differences(broadcast_from_chief(strategy, lambda: about), about)
+    before = broadcast_from_chief(strategy, lambda: about)
+    differences = "; ".join(list(_differences(before, about))[:3])
     if differences:
         raise ValueError(
             f"This worker was not started as the chief was: {differences}. Start all of them with the same "
@@ -230,7 +200,7 @@ def _open(folder, about):
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({first_line(error)}). Remove {folder}.") from None
     command = before.get("command")
-    differences = _differences({**before, "command": about.get("command")}, about)
+    differences = "; ".join(list(_differences({**before, "command": about.get("command")}, about))[:3])
     if differences:
         raise ValueError(
             f"{folder} holds the state of another training: {differences}. Use its settings, or choose "
@@ -239,19 +209,11 @@ def _open(folder, about):
     return before
 
 
-def _differences(before, now):
-    """Return what differs between two dicts, the first three entries as a string."""
-    return "; ".join(list(_each_difference(before, now, ""))[:3])
-
-
-def _each_difference(before, now, name):
+def _differences(before, now, name=""):
+    """Yield the differences between two dicts, a string each."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
-            yield from _each_difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
-        yield f"{name} was {_shortened(before)} and is {_shortened(now)}"
-
-
-def _shortened(value):
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        old, new = (text if len(text) <= 60 else f"{text[:57]}..." for text in (str(before), str(now)))
+        yield f"{name} was {old} and is {new}"

@@ -1,21 +1,23 @@
-"""Feeds: how one training reads its data, for arrays, datasets and streams.
+"""Data for a network: checked against it, and read epoch by epoch from arrays, datasets and streams.
 
 A feed has a `batch_size`, None where the data have their own, and `steps_per_epoch`, None where only the
-end of an epoch shows it. `identity` returns what a resumed training and its beginning must have in common.
+end of an epoch shows it. Its `identity` is what a resumed training and its beginning must have in common.
 `train_epoch` and `evaluate` return the averaged loss and metrics; epochs count from 1.
 """
 
 import contextlib
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
-from tfbn.data.arrays import Data, batch_order, check_batch_size
+from tfbn.data.arrays import Data, as_classes, batch_order, check_batch_size, check_examples
 from tfbn.data.streams import Stream, batched, grouped_batches, read_batches
 from tfbn.training.checkpoints import digest
-from tfbn.training.network import Arrays, Network
 from tfbn.training.steps import DeviceSteps
 
 EVALUATION_BATCH_SIZE = 1000
@@ -24,49 +26,86 @@ STEPS_PER_CALL = 100
 BYTES_PER_CALL = 64 * 2**20
 
 
-def split_data(x: Any, y: Any, validation_data: Any) -> tuple:
-    """Return `x`, `y` and `validation_data` of `Solver.fit`, taken from `x` where it has splits."""
-    if not isinstance(x, Data | Stream):
-        return x, y, validation_data
-    if not (y is validation_data is None):
-        raise ValueError(
-            f"`y` and `validation_data` come from the data itself when `x` is {type(x).__name__}. "
-            "Leave them out, or pass arrays."
-        )
-    if isinstance(x, Stream):
-        return x, None, batched(x.validation, EVALUATION_BATCH_SIZE)
-    return *x.train, tuple(x.validation)
+class Arrays(NamedTuple):
+    """Examples and labels, checked and on a device, as `Solver.prepare` returns them."""
+
+    x: tf.Tensor
+    y: tf.Tensor
 
 
-def training_feed(network: Network, x: Any, y: Any, batch_size: int, shuffle: bool, seed: int) -> "Feed":
-    """Return the feed that trains `network`; arguments and errors as in `Solver.fit`."""
-    if isinstance(x, Stream):
-        return StreamFeed(network, x, check_batch_size(batch_size), shuffle, seed)
-    if isinstance(x, tf.data.Dataset):
-        return DatasetFeed(network, x, y)
-    arrays = network.prepare(x, y)
-    return ArrayFeed(network.steps, arrays, check_batch_size(batch_size, len(arrays.y)), shuffle, seed)
+class Network:
+    """A compiled model that checks its data and creates its variables at the first of them.
 
+    `loss` is the solver's: None for cross-entropy, of class labels.
+    """
 
-def evaluation_feed(
-    network: Network, x: Any, y: Any = None, batch_size: int = EVALUATION_BATCH_SIZE
-) -> "Feed":
-    """Return the feed that evaluates `network`; arguments and errors as in `Solver.evaluate`."""
-    if isinstance(x, tf.data.Dataset):
-        return DatasetFeed(network, x, y)
-    arrays = network.prepare(x, y)
-    return ArrayFeed(network.steps, arrays, min(check_batch_size(batch_size), len(arrays.y)))
+    def __init__(self, model: keras.Model, steps: DeviceSteps, loss: Any) -> None:
+        self.model, self.steps, self._loss = model, steps, loss
+        self._outputs: dict[tuple, Any] = {}  # The symbolic output for each shape of input that came.
+        self._optimizer_start: list[tuple] = []  # The optimizer's variables and their first values.
 
+    def prepare(self, x: ArrayLike | Arrays, y: Any = None) -> Arrays:
+        """Check arrays against the model and move them to the device; see `Solver.prepare`."""
+        shape = tuple(x.x.shape) if isinstance(x, Arrays) else np.shape(x)
+        self._check_shape(shape)
+        classes = self.classes(shape)
+        if classes == 1:
+            raise ValueError(
+                "The model has one output, and the cross-entropy over one class is always 0. Give the "
+                "solver a `loss`, such as 'mse' or keras.losses.BinaryCrossentropy(from_logits=True)."
+            )
+        if isinstance(x, Arrays):
+            arrays = x
+            if classes is not None:
+                as_classes(arrays.y.numpy(), classes)
+        else:
+            checked = check_examples(x, y, classes)
+            with self.steps.place():
+                arrays = Arrays(*map(tf.constant, checked))
+        if not self._optimizer_start:
+            self.steps.create_variables(*arrays, self._output(shape), self._loss)
+            self._optimizer_start = [(each, each.numpy()) for each in self.model.optimizer.variables]
+        return arrays
 
-def validation_feed(network: Network, data: Any) -> "Feed | None":
-    """Return the feed for `validation_data` of `Solver.fit`; None for None."""
-    if data is None:
-        return None
-    if isinstance(data, tf.data.Dataset):
-        return evaluation_feed(network, data)
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise ValueError("`validation_data` must be a pair (x, y) or a tf.data.Dataset.")
-    return evaluation_feed(network, *data)
+    def classes(self, shape: tuple) -> int | None:
+        """Return the number of classes of the labels, for inputs of this shape; None for other targets."""
+        output = self._output(shape)  # Also for other targets: it creates the weights.
+        return output.shape[-1] if self._loss is None else None
+
+    def restart(self, fresh: keras.Model, learning_rate: float | None = None) -> None:
+        """Copy the weights of `fresh` and restore the optimizer's first state; see `Solver.restart`."""
+        for shape in self._outputs:
+            if not fresh.built:
+                self._build(fresh, shape)
+        for variable, value in zip(self.model.variables, fresh.variables, strict=True):
+            variable.assign(value)
+        for variable, value in self._optimizer_start:
+            variable.assign(value)
+        if learning_rate is not None:
+            self.model.optimizer.learning_rate = learning_rate
+
+    def _check_shape(self, shape):
+        if not getattr(self.model, "inputs", None):
+            return  # A model that waits for its first input, or takes any.
+        expected = self.model.input_shape
+        if len(shape) != len(expected) or any(
+            size not in (None, received) for size, received in zip(expected, shape, strict=True)
+        ):
+            hint = " Batch the examples, for example by dataset.batch(32)." if shape == expected[1:] else ""
+            raise ValueError(
+                f"x must have the shape {expected} that the model takes. Received: {shape}.{hint}"
+            )
+
+    def _output(self, shape):
+        shape = (None, *shape[1:])
+        if shape not in self._outputs:
+            self._outputs[shape] = self._build(self.model, shape)
+        return self._outputs[shape]
+
+    def _build(self, model, shape):
+        """Return the symbolic output, which computes nothing but creates the weights of a model without."""
+        with self.steps.place():
+            return model(keras.KerasTensor(shape))
 
 
 class ArrayFeed:
@@ -79,6 +118,7 @@ class ArrayFeed:
         self.steps_per_epoch = -(-len(arrays.y) // batch_size)
         self._steps, self._arrays, self._shuffle, self._seed = steps, arrays, shuffle, seed
 
+    @property
     def identity(self) -> str:
         return digest(self._arrays)
 
@@ -95,33 +135,39 @@ class DatasetFeed:
     """A dataset of batches ``(x, y)``: a group of its steps is one call, and memory stays flat.
 
     The first batch is read at once: it creates the network's variables, and all others must fit to it.
-
-    Raises:
-        ValueError: the dataset is empty, never ends, or does not give pairs of tensors; or `y` is given.
+    Where each epoch has an order of its own, `shuffled` returns its batches. ValueError is raised for a
+    dataset that is empty, never ends, or does not give pairs of tensors.
     """
 
-    batch_size: int | None = None
-    steps_per_epoch: int | None = None
+    steps_per_epoch = None
 
-    def __init__(self, network: Network, dataset: tf.data.Dataset, y: None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        dataset: tf.data.Dataset,
+        y: None = None,
+        batch_size: int | None = None,
+        shuffled: Callable[[int], tf.data.Dataset] | None = None,
+        identity: str | None = None,
+    ) -> None:
         if y is not None:
             raise ValueError("`y` comes from the dataset itself, which gives pairs (x, y). Leave it out.")
-        _check_dataset(dataset)
-        self._steps, self._dataset = network.steps, dataset
         arrays = network.prepare(*_first_batch(dataset))
-        self._steps_per_call = _steps_per_call(arrays, int(dataset.cardinality()))
-        shapes = [array.shape[1:] for array in arrays]
-        self._grouped = functools.partial(
-            grouped_batches, classes=network.classes(arrays.x.shape), shapes=shapes
-        )
+        size = sum(array.shape.num_elements() * array.dtype.size for array in arrays)
+        cardinality = int(dataset.cardinality())
+        most = min(STEPS_PER_CALL, cardinality) if cardinality > 0 else STEPS_PER_CALL
+        self._steps_per_call = max(1, min(most, BYTES_PER_CALL // (size or 1)))
+        self._steps, self.batch_size, self._shuffled = network.steps, batch_size, shuffled
+        self.identity = identity or _describe(dataset)
+        classes, shapes = network.classes(arrays.x.shape), [array.shape[1:] for array in arrays]
+        self._grouped = functools.partial(grouped_batches, classes=classes, shapes=shapes)
         # A reader of the dataset by the number of steps in a group, made once.
         self._reader = functools.cache(functools.partial(self._grouped, dataset))
 
-    def identity(self) -> str:
-        return _dataset_form(self._dataset)
-
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        return self._steps.averaged(self._train, self._reader(self._steps_per_call))
+        steps = self._steps_per_call
+        read = self._grouped(self._shuffled(epoch), steps) if self._shuffled else self._reader(steps)
+        return self._steps.averaged(self._train, read)
 
     def evaluate(self) -> dict[str, float]:
         return self._steps.averaged(self._evaluate, self._reader(1))
@@ -143,50 +189,64 @@ class DatasetFeed:
                 self._steps.evaluate(x, y, int(sizes[0]))
 
 
-class StreamFeed(DatasetFeed):
-    """The training split of a `Stream` in batches, shuffled anew each epoch if `shuffle` is True."""
-
-    def __init__(self, network: Network, stream: Stream, batch_size: int, shuffle: bool, seed: int) -> None:
-        super().__init__(network, batched(stream.train, batch_size))
-        self.batch_size = batch_size
-        self._stream, self._shuffle = stream, shuffle
-        self._shuffled = functools.partial(batched, stream.train, batch_size, seed)
-
-    def identity(self) -> str:
-        return f"{self._stream.name}, {self._stream.source}: {_dataset_form(self._stream.train)}"
-
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        if not self._shuffle:
-            return super().train_epoch(epoch)
-        return self._steps.averaged(self._train, self._grouped(self._shuffled(epoch), self._steps_per_call))
-
-
-Feed = ArrayFeed | DatasetFeed
-
-
-def _check_dataset(dataset):
+def _first_batch(dataset):
+    """Return the first batch of a dataset, or raise ValueError for one that cannot be trained on."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("The dataset never ends. Cut it into epochs with `take(steps)`.")
     spec = dataset.element_spec
     kinds = [type(part) for part in spec] if isinstance(spec, tuple) else []
     if len(kinds) != 2 or not set(kinds) <= {tf.TensorSpec, tf.RaggedTensorSpec}:
         raise ValueError(f"The dataset must give pairs (x, y) of batches, as tensors. Received: {spec}.")
-
-
-def _first_batch(dataset):
     with contextlib.closing(read_batches(dataset.take(1))) as batches:
         for batch in batches:
             return batch
     raise ValueError("The dataset is empty. Give it one batch or more.")
 
 
-def _steps_per_call(arrays, cardinality):
-    """Return how many steps are one call, from the first batch and the number of batches, if known."""
-    size = sum(array.shape.num_elements() * array.dtype.size for array in arrays)
-    most = min(STEPS_PER_CALL, cardinality) if cardinality > 0 else STEPS_PER_CALL
-    return max(1, min(most, BYTES_PER_CALL // (size or 1)))
-
-
-def _dataset_form(dataset):
+def _describe(dataset):
     """Return what describes a dataset without reading it."""
     return f"{dataset.element_spec}, {int(dataset.cardinality())} of them"
+
+
+Feed = ArrayFeed | DatasetFeed
+
+
+def fit_feeds(
+    network: Network, x: Any, y: Any, validation_data: Any, batch_size: int, shuffle: bool, seed: int
+) -> tuple[Feed, Feed | None]:
+    """Return the feeds that train and validate `network`; arguments and errors as in `Solver.fit`."""
+    if isinstance(x, Data | Stream) and not (y is validation_data is None):
+        raise ValueError(
+            f"`y` and `validation_data` come from the data itself when `x` is {type(x).__name__}. "
+            "Leave them out, or pass arrays."
+        )
+    if isinstance(x, Data):
+        x, y, validation_data = *x.train, tuple(x.validation)
+    if isinstance(x, Stream):
+        batch_size = check_batch_size(batch_size)
+        shuffled = functools.partial(batched, x.train, batch_size, seed) if shuffle else None
+        identity = f"{x.name}, {x.source}: {_describe(x.train)}"
+        batches = batched(x.train, batch_size)
+        train: Feed = DatasetFeed(network, batches, None, batch_size, shuffled, identity)
+        validation_data = batched(x.validation, EVALUATION_BATCH_SIZE)
+    elif isinstance(x, tf.data.Dataset):
+        train = DatasetFeed(network, x, y)
+    else:
+        arrays = network.prepare(x, y)
+        train = ArrayFeed(network.steps, arrays, check_batch_size(batch_size, len(arrays.y)), shuffle, seed)
+    if validation_data is None:
+        return train, None
+    if isinstance(validation_data, tf.data.Dataset):
+        return train, DatasetFeed(network, validation_data)
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        raise ValueError("`validation_data` must be a pair (x, y) or a tf.data.Dataset.")
+    return train, evaluation_feed(network, *validation_data)
+
+
+def evaluation_feed(network: Network, x: Any, y: Any, batch_size: int | None = None) -> Feed:
+    """Return the feed that evaluates `network`; arguments and errors as in `Solver.evaluate`."""
+    if isinstance(x, tf.data.Dataset):
+        return DatasetFeed(network, x, y)
+    arrays = network.prepare(x, y)
+    batch_size = EVALUATION_BATCH_SIZE if batch_size is None else check_batch_size(batch_size)
+    return ArrayFeed(network.steps, arrays, min(batch_size, len(arrays.y)))

@@ -1,121 +1,134 @@
-"""The loop over epochs: resume, run, record, stop."""
+"""The loop over epochs: resume, run, record in a `History`, stop."""
 
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
 from tfbn.foundation.errors import warn_caller
+from tfbn.foundation.files import read_json, write_json
 from tfbn.training.checkpoints import Checkpoints
 from tfbn.training.feeds import Feed
-from tfbn.training.history import History
 
 BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
 
 @dataclass
-class EpochLoop:
-    """The epochs of one training.
+class History:
+    """The records of a training run, and where they come from.
 
     Args:
-        model: the model that is trained, whose `stop_training` callbacks may set.
-        train, validation: what it is trained on, and evaluated on after each epoch, if not None.
-        history: receives a record of each epoch.
-        callbacks: as `keras_callbacks` returns them.
-        epochs: the number of the last epoch.
-        checkpoints: of all variables that training changes.
-        folder: where the checkpoints are. Default None: none are read or written.
+        records: one per epoch. Losses are in nats per example, accuracies fractions, and `seconds` is the
+            time of the epoch's training.
+        about: what ran: device, jit, precision, versions and the like.
+
+    >>> history = History([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+    >>> history["loss"]
+    [0.5, 0.25]
+    >>> history.history
+    {'epoch': [1, 2], 'loss': [0.5, 0.25]}
     """
 
-    model: keras.Model
-    train: Feed
-    validation: Feed | None
-    history: History
-    callbacks: keras.callbacks.CallbackList
-    epochs: int
-    checkpoints: Checkpoints
-    folder: str | os.PathLike | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def run(self, initial_epoch: int) -> None:
-        """Train up to the last epoch, or to a loss that is not finite, a callback's stop or Ctrl-C.
+    def __getitem__(self, name: str) -> list:
+        """Return the values of `name`, one per epoch."""
+        return [record[name] for record in self.records]
 
-        Training begins after the newest checkpoint, or after `initial_epoch` if there is none.
-        """
-        done = self._resume(initial_epoch)
-        self.model.stop_training = False
-        self.callbacks.on_train_begin()
-        try:
-            for epoch in range(done + 1, self.epochs + 1):
-                loss = self._run_epoch(epoch)
-                stopped = self.model.stop_training or not math.isfinite(loss)
-                self._save(stopped)
-                if not math.isfinite(loss):
-                    warn_caller(
-                        f"The loss of epoch {epoch} is {loss}: training ends there. A lower learning rate "
-                        "may help."
-                    )
-                if stopped:
-                    break
-        except KeyboardInterrupt:
-            warn_caller(f"Interrupted after {len(self.history)} epochs.")
+    def __len__(self) -> int:
+        return len(self.records)
 
-    def _resume(self, initial_epoch):
-        """Restore the newest checkpoint, if there is one, and return the number of epochs already done."""
-        state = None if self.folder is None else self.checkpoints.restore(self.folder)
-        if state is None:
-            return initial_epoch
-        done = state["records"][-1]["epoch"]
-        if done > self.epochs:
-            raise ValueError(
-                f"{self.folder} holds a training of {done} epochs. Ask for {done} or more. Received: "
-                f"epochs={self.epochs}."
-            )
-        self.history.records = state["records"]
-        return self.epochs if state["stopped"] else done
+    @property
+    def history(self) -> dict[str, list]:
+        """Return the records as a dict of lists, as `keras.callbacks.History` has it."""
+        return {name: self[name] for name in self.records[0]} if self.records else {}
 
-    def _save(self, stopped):
-        """Write a checkpoint where training ends, else as often as `Checkpoints.due` allows."""
-        records = self.history.records
-        ends = stopped or records[-1]["epoch"] == self.epochs
-        if self.folder is not None and (ends or self.checkpoints.due()):
-            self.checkpoints.save(self.folder, {"records": records, "stopped": stopped})
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the history to the file `path` as JSON."""
+        write_json(path, {**self.about, "records": self.records})
 
-    def _run_epoch(self, epoch):
-        """Train, validate and record one epoch; return its loss."""
-        self.callbacks.on_epoch_begin(epoch - 1)
-        start = time.perf_counter()
-        logs = self.train.train_epoch(epoch)
-        seconds = time.perf_counter() - start
-        if self.validation is not None:
-            logs.update({f"val_{name}": value for name, value in self.validation.evaluate().items()})
-        self.callbacks.on_epoch_end(epoch - 1, logs)
-        self.history.records.append({"epoch": epoch, **logs, "seconds": seconds})
-        return logs["loss"]
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "History":
+        """Read what `save` wrote."""
+        about = read_json(path)
+        return cls(about.pop("records"), about)
+
+
+def run_epochs(
+    model: keras.Model,
+    train: Feed,
+    validation: Feed | None,
+    history: History,
+    callbacks: keras.callbacks.CallbackList,
+    initial_epoch: int,
+    epochs: int,
+    checkpoints: Checkpoints,
+    folder: str | os.PathLike | None,
+) -> None:
+    """Train up to epoch number `epochs`, or to a loss that is not finite, a callback's stop or Ctrl-C.
+
+    Training begins after the newest checkpoint in `folder`, or after `initial_epoch` without one.
+    """
+    done = initial_epoch if folder is None else _resume(history, initial_epoch, epochs, checkpoints, folder)
+    model.stop_training = False
+    callbacks.on_train_begin()
+    try:
+        for epoch in range(done + 1, epochs + 1):
+            callbacks.on_epoch_begin(epoch - 1)
+            start = time.perf_counter()
+            logs = train.train_epoch(epoch)
+            seconds = time.perf_counter() - start
+            if validation is not None:
+                logs.update({f"val_{name}": value for name, value in validation.evaluate().items()})
+            callbacks.on_epoch_end(epoch - 1, logs)
+            history.records.append({"epoch": epoch, **logs, "seconds": seconds})
+            diverged = not math.isfinite(logs["loss"])
+            stopped = model.stop_training or diverged
+            if folder is not None and (stopped or epoch == epochs or checkpoints.due()):
+                checkpoints.save(folder, {"records": history.records, "stopped": stopped})
+            if diverged:
+                warn_caller(
+                    f"The loss of epoch {epoch} is {logs['loss']}: training ends there. A lower learning "
+                    "rate may help."
+                )
+            if stopped:
+                break
+    except KeyboardInterrupt:
+        warn_caller(f"Interrupted after {len(history)} epochs.")
+
+
+def _resume(history, initial_epoch, epochs, checkpoints, folder):
+    """Restore the newest checkpoint, if there is one, and return the number of epochs already done."""
+    state = checkpoints.restore(folder)
+    if state is None:
+        return initial_epoch
+    done = state["records"][-1]["epoch"]
+    if done > epochs:
+        holds = f"{folder} holds a training of {done} epochs"
+        raise ValueError(f"{holds}. Ask for {done} or more. Received: epochs={epochs}.")
+    history.records = state["records"]
+    return epochs if state["stopped"] else done
 
 
 def keras_callbacks(callbacks: Any, **options: Any) -> keras.callbacks.CallbackList:
-    """Return Keras' own list of `callbacks`, which resolves logs and adds the progress line.
-
-    A callback that waits for batches gives a warning. `options` are those of Keras' list.
-    """
+    """Return Keras' own list of `callbacks`, with its `options`; warn of those that wait for batches."""
     callbacks = list(callbacks or ()) if isinstance(callbacks, (list, tuple, type(None))) else [callbacks]
-    for callback in filter(_waits_for_batches, callbacks):
-        warn_caller(
-            f"{type(callback).__name__} waits for batches, but an epoch here is one compiled program: "
-            "callbacks are called at epochs only."
+    for callback in callbacks:
+        # Keras' own classes have reasons of their own to look at batches; a LambdaCallback stores the
+        # user's functions on the instance.
+        users = not type(callback).__module__.startswith("keras.")
+        waits = getattr(callback, "save_freq", "epoch") != "epoch" or any(
+            hook in vars(callback)
+            or (users and getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook))
+            for hook in BATCH_HOOKS
         )
+        if waits:
+            warn_caller(
+                f"{type(callback).__name__} waits for batches, but an epoch here is one compiled program: "
+                "callbacks are called at epochs only."
+            )
     return keras.callbacks.CallbackList(callbacks, add_history=False, **options)
-
-
-def _waits_for_batches(callback):
-    # Keras' own classes have reasons of their own to look at batches; a LambdaCallback stores the
-    # user's functions on the instance.
-    users = not type(callback).__module__.startswith("keras.")
-    return getattr(callback, "save_freq", "epoch") != "epoch" or any(
-        hook in vars(callback)
-        or (users and getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook))
-        for hook in BATCH_HOOKS
-    )

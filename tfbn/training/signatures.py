@@ -15,9 +15,9 @@ LAYER_KEYS = {"trainable", "batch_shape", "inbound_nodes", "layers"}
 def signature(model: keras.Model, adapted: bool = False) -> str | None:
     """Return a model's configuration without names and initial values, as a string.
 
-    Models of different signatures cannot be trained by one compiled program. The signature is None where
-    the configuration does not describe the program: for layers and functions that are not Keras', and for
-    layers that were adapted to data, unless `adapted` states that their data are the same.
+    The signature is None where the configuration does not describe the program: for layers and functions
+    that are not Keras', and for layers that were adapted to data, unless `adapted` states that their data
+    are the same.
 
     >>> narrow, wide = (keras.Sequential([keras.Input([2]), keras.layers.Dense(n)]) for n in (3, 4))
     >>> signature(narrow) == signature(wide)
@@ -47,11 +47,13 @@ def describe_network(model: keras.Model) -> str:
     return json.dumps([signature(model, adapted=True), layers, shapes])
 
 
-def _stripped(config: Any, numbers: dict[str, int]) -> Any:
+def _stripped(config: Any, numbers: dict[str, int], is_reference: bool = False) -> Any:
     """Return `config` without initial values, its layers numbered in their order of appearance."""
     if isinstance(config, list):
-        return [_stripped(item, numbers) for item in config]
-    if not isinstance(config, dict):
+        return [_stripped(item, numbers, is_reference) for item in config]
+    if is_reference and isinstance(config, str):
+        return numbers.setdefault(config, len(numbers))
+    if is_reference or not isinstance(config, dict):
         return config
     if "module" in config and (config["module"] or "keras").split(".")[0] not in ("keras", "tfbn"):
         raise ValueError(f"{config['class_name']} is not Keras'.")
@@ -59,13 +61,7 @@ def _stripped(config: Any, numbers: dict[str, int]) -> Any:
         raise ValueError("The configuration of a function does not include what it refers to.")
     references = ("name", *REFERENCE_KEYS) if config.keys() & LAYER_KEYS else REFERENCE_KEYS
     return {
-        key: _numbered(value, numbers) if key in references else _stripped(value, numbers)
+        key: _stripped(value, numbers, key in references)
         for key, value in config.items()
         if key not in ("seed", "compile_config") and not key.endswith("_initializer")
     }
-
-
-def _numbered(value: Any, numbers: dict[str, int]) -> Any:
-    if isinstance(value, list):
-        return [_numbered(item, numbers) for item in value]
-    return numbers.setdefault(value, len(numbers)) if isinstance(value, str) else value

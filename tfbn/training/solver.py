@@ -1,10 +1,6 @@
-"""`Solver`: one `keras.Model`, its optimizer, and epochs that are one compiled program each.
-
-Nothing here depends on batch normalization.
-"""
+"""`Solver`: one `keras.Model`, its optimizer, and epochs that are one compiled program each."""
 
 import contextlib
-import functools
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,13 +14,12 @@ from tfbn.data.arrays import Data
 from tfbn.data.streams import Stream
 from tfbn.foundation.arguments import integer
 from tfbn.foundation.provenance import versions
-from tfbn.runtime import strategies
+from tfbn.layers.inspection import final_activation
 from tfbn.runtime.devices import describe_device, set_precision
-from tfbn.training import feeds
+from tfbn.runtime.strategies import broadcast_from_chief, check_trainable, describe_strategy
 from tfbn.training.checkpoints import Checkpoints, check_workers_agree, digest, open_folder
-from tfbn.training.history import History
-from tfbn.training.loop import EpochLoop, keras_callbacks
-from tfbn.training.network import Arrays, Network, check_model, cross_entropy
+from tfbn.training.feeds import Arrays, Network, evaluation_feed, fit_feeds
+from tfbn.training.loop import History, keras_callbacks, run_epochs
 from tfbn.training.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.training.signatures import describe_network
 from tfbn.training.steps import make_steps
@@ -41,7 +36,8 @@ class Solver:
     """A model with its optimizer and loss, which trains and evaluates it.
 
     The model is compiled with the solver's optimizer, loss and metrics and keeps them, so that it can
-    be saved and trained further by Keras. A step is Keras' own `train_step`.
+    be saved and trained further by Keras. A step is Keras' own `train_step`. The attributes `model`,
+    `device`, `jit` and `strategy` are the arguments, `device` and `jit` as they were decided.
 
     Args:
         model: a model with one input and one output. With the default loss, it returns a score for each
@@ -50,25 +46,20 @@ class Solver:
             an optimizer. Default "adam".
         learning_rate: a number or a schedule of `keras.optimizers.schedules`. Default None: 0.01 if
             `optimizer` is a name, the optimizer's own otherwise.
-        loss: a Keras loss or its name. Default None: cross-entropy, for labels given as integers or
-            one-hot.
+        loss: a Keras loss or its name. Default None: cross-entropy, of integer or one-hot labels.
         metrics: Keras metrics or their names. Default ("accuracy",).
         jit: whether XLA compiles epochs. Default "auto": True, except for convolutions on a CPU, where
-            XLA is many times slower. Where XLA fails, the solver warns and continues without; `jit` is
-            False from then on.
+            XLA is many times slower. Where XLA fails, the solver warns, and `jit` is False from then on.
         device: "auto", "cpu", "gpu" or one by number such as "gpu:1". Default "auto": the first GPU
             if TensorFlow has one, else the CPU. The model's variables must be there.
         precision: "float32", "mixed_float16" or "mixed_bfloat16", a Keras dtype policy for all layers
             of the model. Default None: the layers' own.
         strategy: `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy`. Each batch is split
-            over its replicas, without XLA (see `tfbn.runtime.strategies`). The result is that of one device
+            over its replicas, without XLA (see `tfbn.training.steps`). The result is that of one device
             with the whole batch, if the batch norm layers are `synchronized`; those of a `tfbn.Model` built
             in the strategy's scope are. Create the model, and an `optimizer` that is not a name, within
             ``with strategy.scope():``. Several workers must make the same calls with the same data; only
             the chief writes checkpoints, and callbacks run on each worker. Default None: one device.
-
-    Attributes:
-        model, device, jit, strategy: as above; `device` and `jit` as they were decided.
 
     Raises:
         ValueError: the optimizer, device or precision is unknown; the message lists those that exist.
@@ -99,38 +90,28 @@ class Solver:
         precision: str | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
-        check_model(model)
+        _check_model(model)
         if jit not in ("auto", True, False):
             raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
-        self.model, self.strategy = model, strategy
         self._steps = make_steps(model, device, jit, strategy)
+        self.model, self.strategy, self.device = model, strategy, self._steps.device
         if precision is not None:
             set_precision(model, precision)
         with self._steps.place():  # The metrics create their variables here.
             optimizer = make_optimizer(optimizer, learning_rate)
-            self._steps.check_trainable(optimizer, loss)
-            model.compile(
-                optimizer=optimizer,
-                loss=cross_entropy(model) if loss is None else loss,
-                metrics=list(metrics),
-            )
+            check_trainable(strategy, model, optimizer, loss)
+            own_loss = _cross_entropy(model) if loss is None else loss
+            model.compile(optimizer, own_loss, metrics=list(metrics))
         self._network = Network(model, self._steps, loss)
         # At the start: callbacks change the learning rate, and a failure of XLA changes `jit`.
         self._start = {"optimizer": describe_optimizer(model.optimizer), "jit": self.jit}
-
-    @property
-    def device(self) -> str:
-        return self._steps.device
 
     @property
     def jit(self) -> bool:
         return self._steps.jit
 
     def train(self, x: ArrayLike | Arrays, y: ArrayLike | None) -> float:
-        """Train one step on one batch ``(x, y)`` and return its loss before the step.
-
-        Arguments and errors are those of `fit`.
-        """
+        """Train one step on one batch ``(x, y)``, as in `fit`, and return its loss before the step."""
         return self._steps.averaged(self._steps.train, *self.prepare(x, y))["loss"]
 
     def evaluate(
@@ -146,8 +127,7 @@ class Solver:
             batch_size: examples per batch. A smaller last batch counts by its size, so that the result
                 does not depend on `batch_size`. Default None: 1,000. A dataset has its own.
         """
-        batch_size = feeds.EVALUATION_BATCH_SIZE if batch_size is None else batch_size
-        logs = feeds.evaluation_feed(self._network, x, y, batch_size).evaluate()
+        logs = evaluation_feed(self._network, x, y, batch_size).evaluate()
         return Evaluation(logs["loss"], logs.get("accuracy", float("nan")))
 
     def fit(
@@ -175,8 +155,7 @@ class Solver:
                 whose validation split is validated on; or a finite `tf.data.Dataset` of batches ``(x, y)``.
             y: labels ``[N]``, or one-hot ``[N, classes]``; None for data and datasets.
             epochs: the number of the last epoch. Default 1.
-            batch_size: examples per step; a dataset has its own. Default 32. A smaller last batch is
-                trained on as well.
+            batch_size: examples per step, fewer in the last. Default 32. A dataset has its own.
             validation_data: ``(x, y)`` or a dataset, evaluated after each epoch. Default None.
             shuffle: whether each epoch draws a new order of the examples, but of a dataset. Default True.
             seed: determines the orders. Default 0.
@@ -204,23 +183,19 @@ class Solver:
         epochs = integer("epochs", epochs, at_least=1)
         seed = integer("seed", seed, at_least=0)
         initial_epoch = integer("initial_epoch", initial_epoch, at_least=0)
-        x, y, validation_data = feeds.split_data(x, y, validation_data)
-        train = feeds.training_feed(self._network, x, y, batch_size, shuffle, seed)
-        validation = feeds.validation_feed(self._network, validation_data)
+        train, validation = fit_feeds(self._network, x, y, validation_data, batch_size, shuffle, seed)
         history = History(about=self.about(batch_size=train.batch_size, seed=seed))
         identity = self._identity(train, validation, seed, shuffle)
         check_workers_agree(identity, self.strategy)
         options = dict(model=self.model, epochs=epochs, steps=train.steps_per_epoch, verbose=verbose)
         hooks = keras_callbacks(callbacks, add_progbar=bool(verbose), **options)
         variables = [*self.model.variables, *self.model.optimizer.variables]
-        checkpoints = Checkpoints(variables, self.strategy)
-        loop = EpochLoop(self.model, train, validation, history, hooks, epochs, checkpoints, checkpoint_dir)
+        storage = Checkpoints(variables, self.strategy), checkpoint_dir
         with contextlib.ExitStack() as stack:
             if checkpoint_dir is not None:
                 about = {**history.about, **identity}
-                make = functools.partial(open_folder, checkpoint_dir, about, stack)
-                strategies.broadcast_from_chief(self.strategy, make)
-            loop.run(initial_epoch)
+                broadcast_from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about, stack))
+            run_epochs(self.model, train, validation, history, hooks, initial_epoch, epochs, *storage)
         self.finish()
         hooks.on_train_end()
         history.about["jit"] = self.jit  # XLA may have failed in between.
@@ -236,15 +211,15 @@ class Solver:
             "shuffle": shuffle,
             "loss": describe_loss(self.model.loss),
             "metrics": self.model.metrics_names,
-            "data": train.identity(),
-            "validation_data": None if validation is None else validation.identity(),
+            "data": train.identity,
+            "validation_data": None if validation is None else validation.identity,
         }
 
     def about(self, **more: Any) -> dict[str, Any]:
         """Return what a result says of its origin, with `more` of it."""
         return {
             "device": describe_device(self.device),
-            "strategy": strategies.describe_strategy(self.strategy),
+            "strategy": describe_strategy(self.strategy),
             "jit": self.jit,
             "precision": (self.model.layers or [self.model])[-1].dtype_policy.name,
             "optimizer": describe_optimizer(self.model.optimizer),
@@ -255,7 +230,7 @@ class Solver:
     def restart(self, fresh: keras.Model, learning_rate: float | None = None) -> None:
         """Restart from the weights of `fresh`, another build of the same model, without compiling again.
 
-        `learning_rate` is by default the rate that the solver started with.
+        `learning_rate` is a new rate. Default None: the rate that the solver started with.
         """
         self._network.restart(fresh, learning_rate)
 
@@ -272,10 +247,8 @@ class Solver:
     ) -> dict[str, float]:
         """Train for one epoch, one compiled program, and return the loss and the metrics averaged over it.
 
-        Args:
-            arrays: as `prepare` returns them.
-            order: the rows to train on ``[M]``, in this order.
-            batch_size: rows per step; the last step may be smaller.
+        `arrays` come from `prepare`. The steps take their rows in `order` ``[M]``, `batch_size` at a time;
+        the last step may be smaller.
         """
         return self._steps.averaged(self._steps.train_epoch, *arrays, order, batch_size)
 
@@ -283,3 +256,24 @@ class Solver:
         """Finish training as Keras does: an optimizer with ``use_ema`` sets the weights to its averages."""
         with self._steps.place():
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+
+def _check_model(model: keras.Model) -> None:
+    """Raise TypeError or ValueError unless `model` is a `keras.Model` that a solver can train."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}, a {type(model).__name__}.")
+    inputs, outputs = (len(getattr(model, name, None) or [1]) for name in ("inputs", "outputs"))
+    if max(inputs, outputs) > 1:
+        raise ValueError(f"`model` must have one input and one output. Received: {inputs} and {outputs}.")
+    steps = ("train_step", "test_step")
+    if any(getattr(type(model), step) is not getattr(keras.Model, step) for step in steps):
+        raise ValueError(
+            "`model` must train by Keras' own train_step and test_step, whose metrics the solver "
+            f"reads. {type(model).__name__} has its own: train it by its fit."
+        )
+
+
+def _cross_entropy(model: keras.Model) -> keras.losses.Loss:
+    """Return the default loss: of probabilities where the model ends in a softmax, else of logits."""
+    logits = final_activation(model) != "softmax"
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)

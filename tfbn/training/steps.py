@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from tfbn.foundation.errors import first_line, warn_caller
 from tfbn.keras_internals import symbolic_build
-from tfbn.runtime import strategies
-from tfbn.runtime.devices import find_device, supports_empty_batch
+from tfbn.runtime import devices, strategies
 from tfbn.runtime.selftest import choose_jit
 
 Order = Sequence[int] | np.ndarray
@@ -21,7 +20,7 @@ _without_autograph = tf.autograph.experimental.do_not_convert
 def make_steps(model: keras.Model, device: str, jit: bool | str, strategy: Any) -> "DeviceSteps":
     """Return the steps of `model` on one device, or over a strategy's replicas; see `Solver`."""
     if strategy is None:
-        device = find_device(device)
+        device = devices.find_device(device)
         return DeviceSteps(model, device, choose_jit(model, device, jit))
     strategies.check_strategy(strategy, device, jit)
     return ReplicaSteps(model, strategy)
@@ -30,16 +29,12 @@ def make_steps(model: keras.Model, device: str, jit: bool | str, strategy: Any) 
 class DeviceSteps:
     """Keras' own steps of one model on one device, many of them in one call.
 
-    The model has to be built, and compiled by Keras, before a step is called.
-
-    Attributes:
-        device: the device's name, as `find_device` returns it.
-        jit: whether XLA compiles epochs; False from then on where XLA fails.
+    The model has to be built, and compiled by Keras, before a step is called. `jit` is whether XLA compiles
+    epochs; it is False from then on where XLA fails.
     """
 
     def __init__(self, model: keras.Model, device: str, jit: bool) -> None:
-        self.device, self.jit = device, jit
-        self._model = model
+        self.device, self.jit, self._model = device, jit, model
         self._epoch = tf.function(self._run_epoch, jit_compile=jit)
         self._step = tf.function(self._run_step, reduce_retracing=True)
         self._evaluations: dict = {}
@@ -47,9 +42,6 @@ class DeviceSteps:
     def place(self) -> contextlib.AbstractContextManager:
         """Return the context in which variables are created and functions run."""
         return tf.device(self.device)
-
-    def check_trainable(self, optimizer: keras.optimizers.Optimizer, loss: Any) -> None:
-        """Raise ValueError if the steps would not be those of Keras on one device."""
 
     def create_variables(self, x: tf.Tensor, y: tf.Tensor, y_pred: Any, loss: Any) -> None:
         """Create the variables of the optimizer and the metrics, by examples and the symbolic output."""
@@ -72,7 +64,6 @@ class DeviceSteps:
             return {name: float(value) for name, value in self._model.get_metrics_result().items()}
 
     def train(self, x: tf.Tensor, y: tf.Tensor) -> None:
-        """Train one step on one batch."""
         with self.place():
             self._step(x, y)
 
@@ -101,19 +92,18 @@ class DeviceSteps:
                 self._evaluations[specs] = trace(*specs, tf.TensorSpec([], "int32"))
             self._evaluations[specs](x, y, tf.constant(batch_size, "int32"))
 
-    def _run_step(self, x, y):
-        _without_autograph(self._model.train_step)((x, y))
-
-    def _train_rows(self, x, y, rows):
-        self._run_step(tf.gather(x, rows), tf.gather(y, rows))
+    def _run_step(self, x, y, rows=None):
+        """Take Keras' own train_step on the `rows`; None: on all."""
+        batch = (x, y) if rows is None else (tf.gather(x, rows), tf.gather(y, rows))
+        _without_autograph(self._model.train_step)(batch)
 
     def _run_epoch(self, x, y, order, batch_size):
         steps, rest = divmod(order.shape[0], batch_size)
         batches = tf.reshape(order[: steps * batch_size], [steps, batch_size])
         for step in tf.range(steps):
-            self._train_rows(x, y, batches[step])
+            self._run_step(x, y, batches[step])
         if rest:
-            self._train_rows(x, y, order[-rest:])
+            self._run_step(x, y, order[-rest:])
 
     def _run_evaluation(self, x, y, batch_size):
         for start in tf.range(0, tf.shape(x)[0], batch_size):
@@ -122,7 +112,16 @@ class DeviceSteps:
 
 
 class ReplicaSteps(DeviceSteps):
-    """The same steps with each batch split over the replicas of a strategy, without XLA."""
+    """The same steps with each batch split over the replicas of a strategy, without XLA.
+
+    A step is that of one device with the whole batch: replica `r` of `n` takes its share of the `B` rows,
+
+        rows  = batch[r * B // n : (r + 1) * B // n]
+        share = len(rows) / B
+
+    and the gradient of ``sum(share * mean(losses of rows))`` is that of the mean over the batch, whether or
+    not the shares are even. Keras assumes that each share is ``1 / n``.
+    """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy) -> None:
         super().__init__(model, strategies.device_of(strategy), jit=False)
@@ -131,9 +130,6 @@ class ReplicaSteps(DeviceSteps):
 
     def place(self) -> contextlib.AbstractContextManager:
         return strategies.scope(self._strategy)
-
-    def check_trainable(self, optimizer: keras.optimizers.Optimizer, loss: Any) -> None:
-        strategies.check_trainable(self._strategy, self._model, optimizer, loss)
 
     def create_variables(self, x: tf.Tensor, y: tf.Tensor, y_pred: Any, loss: Any) -> None:
         specs = (tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (y, y_pred))
@@ -150,35 +146,88 @@ class ReplicaSteps(DeviceSteps):
     def train_epoch(self, x: tf.Tensor, y: tf.Tensor, order: Order, batch_size: int) -> None:
         self._check_rows(min(batch_size, len(order) % batch_size or batch_size))
         with self.place():
-            x, y = strategies.copies(self._strategy, (x, y))
+            x, y = self._copies(x, y)
             super().train_epoch(x, y, order, batch_size)
 
     def evaluate(self, x: tf.Tensor, y: tf.Tensor, batch_size: int) -> None:
         self._check_rows(min(len(x), batch_size))
         with self.place():
             # Tensors, because every Python number would be traced anew.
-            sizes = tf.constant([len(x), batch_size], "int64")
-            self._evaluation(*strategies.copies(self._strategy, (x, y)), *sizes)
+            self._evaluation(*self._copies(x, y), *tf.constant([len(x), batch_size], "int64"))
 
     def _check_rows(self, rows):
         """Raise ValueError if a batch of `rows` leaves a replica empty and a layer cannot train on none."""
         count = self._strategy.num_replicas_in_sync
-        if rows < count and not supports_empty_batch(self._model, self.device):
+        if rows < count and not devices.supports_empty_batch(self._model, self.device):
             raise ValueError(
                 f"A batch of {rows:,} leaves some of {count} replicas without a row, which TensorFlow's "
                 "convolutions and poolings do not support on a CPU. Change the number of examples or the "
                 "batch size, so that every batch has a row for each replica."
             )
 
-    def _run_step(self, x, y):
-        self._train_rows(x, y, tf.range(tf.shape(x)[0]))
+    def _copies(self, *arrays):
+        """Copy arrays to each replica's device; a replica takes its rows from its copy."""
+        places = self._strategy.extended.worker_devices
 
-    def _train_rows(self, x, y, rows):
-        strategies.train_step(self._strategy, self._model, x, y, rows)
+        def copy(context):
+            with tf.device(places[context.replica_id_in_sync_group % len(places)]):
+                return tuple(tf.identity(array) for array in arrays)
+
+        return self._strategy.experimental_distribute_values_from_function(copy)
+
+    @_without_autograph
+    def _run_step(self, x, y, rows=None):
+        """Take a step as Keras' own train_step does, but for the share in the gradient."""
+        model = self._model
+        rows = tf.range(tf.shape(x)[0]) if rows is None else rows
+
+        def step(x, y):
+            x, y, share = _shard(x, y, rows)
+            with tf.GradientTape() as tape:
+                y_pred = model(x, training=True)
+                # Keras divides by the number of replicas.
+                mean = model.compute_loss(x, y, y_pred, training=True) * self._strategy.num_replicas_in_sync
+                loss = model.optimizer.scale_loss(mean * tf.cast(share, mean.dtype))
+            weights = model.trainable_weights
+            gradients = tape.gradient(loss, weights)
+            if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+                gradients = _all_or_none(gradients)
+            model.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+            model.metrics[0].update_state(mean, sample_weight=tf.shape(y)[0])
+            model.compute_metrics(x, y, y_pred)
+
+        self._strategy.run(step, (x, y))
 
     def _run_shares(self, x, y, examples, batch_size):
         # Batches of nearly equal sizes, so that no small last batch leaves replicas without a row.
         batches = -(-examples // batch_size)
         for batch in tf.range(batches):
-            rows = tf.range(batch * examples // batches, (batch + 1) * examples // batches)
-            strategies.evaluation_step(self._strategy, self._model, x, y, rows)
+            self._test_rows(x, y, tf.range(batch * examples // batches, (batch + 1) * examples // batches))
+
+    @_without_autograph
+    def _test_rows(self, x, y, rows):
+        """Take Keras' own test_step on the `rows`; its metrics weigh each replica by its rows."""
+
+        def step(x, y):
+            self._model.test_step(_shard(x, y, rows)[:2])
+
+        self._strategy.run(step, (x, y))
+
+
+def _all_or_none(gradients):
+    """Make all gradients NaN if those of any replica are not finite: Keras asks the first replica alone."""
+    tensors = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    zero_or_nan = tf.add_n([tf.reduce_sum(0 * gradient) for gradient in tensors])
+    zero_or_nan = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, zero_or_nan)
+    return [None if gradient is None else gradient + zero_or_nan for gradient in gradients]
+
+
+def _shard(x, y, rows):
+    """Return this replica's rows, and their share in the batch."""
+    context = tf.distribute.get_replica_context()
+    replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+    size = tf.shape(rows)[0]
+    own = rows[replica * size // replicas : (replica + 1) * size // replicas]
+    # Hide the length from tracing: Keras' losses do not reduce a batch that is empty by its static shape.
+    own = tf.compat.v1.placeholder_with_default(own, [None])
+    return tf.gather(x, own), tf.gather(y, own), tf.shape(own)[0] / size
