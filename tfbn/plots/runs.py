@@ -55,13 +55,11 @@ def drift(run: list[dict]) -> np.ndarray:
     The mean is over the 15th, 50th and 85th percentile and over the times t after which training went
     on. They begin at the end of the first epoch, since before training the averages of a batch norm are
     empty. T is the end. The drift has no unit: 1 says that the percentiles were as far from their end as
-    the 15th and 85th percentile then lie apart.
+    the 15th and 85th percentile then lie apart. A unit of fewer than two times, without width, or without
+    an end has NaN.
 
-    Args:
-        run: dicts with "epoch", in order, and "percentiles", [units, 3]. None and NaN count as missing.
-
-    Returns:
-        Array [units]. NaN for a unit of fewer than two times, without width, or without an end.
+    The observations of the `run` are in order and have "percentiles", [units, 3]; None and NaN count as
+    missing.
 
     >>> at = [[[5, 5, 5]], [[-3, -2, -1]], [[-1, 0, 1]]]  # a unit that goes up by two
     >>> drift([{"epoch": epoch, "percentiles": percentiles} for epoch, percentiles in enumerate(at)])
@@ -72,9 +70,11 @@ def drift(run: list[dict]) -> np.ndarray:
         return np.full(len(run[0]["percentiles"]), np.nan)
     end = times[-1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        distance = _mean_of_finite(np.abs(times[:-1] - end).mean(-1))
+        distances = np.abs(times[:-1] - end).mean(-1)
+        finite = np.isfinite(distances)
+        mean = np.where(finite, distances, 0).sum(0) / finite.sum(0)
         width = end[:, 2] - end[:, 0]
-        return np.where(width > 0, distance / width, np.nan)
+        return np.where(width > 0, mean / width, np.nan)
 
 
 def median_unit(drifts: Sequence[float] | np.ndarray) -> int:
@@ -85,9 +85,3 @@ def median_unit(drifts: Sequence[float] | np.ndarray) -> int:
     """
     order = np.argsort(drifts)  # NaN comes last.
     return int(order[max(np.isfinite(drifts).sum() - 1, 0) // 2])
-
-
-def _mean_of_finite(values: np.ndarray) -> np.ndarray:
-    """Return the mean over the first axis."""
-    finite = np.isfinite(values)
-    return np.where(finite, values, 0).sum(0) / finite.sum(0)

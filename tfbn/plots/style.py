@@ -4,7 +4,8 @@ import math
 import os
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullLocator
-
-Path = TypeVar("Path", bound=str | os.PathLike)
 
 METRICS = {
     "train_loss": "Training loss (nats)",
@@ -80,11 +79,9 @@ def line_with_band(ax: Axes, x: Any, low: Any, mean: Any, high: Any, style: dict
 
 def legend_above(ax: Axes, title: str | None = None) -> None:
     """Draw a legend above `ax`, where it covers no data, and the title above both."""
-    labels = ax.get_legend_handles_labels()[1]
     rows = 0
-    if labels:
-        columns = _columns(labels, ax)
-        rows = -(-len(labels) // columns)
+    if labels := ax.get_legend_handles_labels()[1]:
+        rows, columns = _grid(labels, ax)
         place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "borderaxespad": 0.1}
         ax.legend(ncols=columns, frameon=False, fontsize="small", **place)
     if title:
@@ -100,15 +97,15 @@ def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
         handles, labels = ax.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
     if shown:
-        columns = _columns(shown, figure)
+        _, columns = _grid(shown, figure)
         figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
 
 
-def _columns(labels: Collection[str], place: Axes | Figure) -> int:
-    """Return how many columns of these labels fit the width of `place`."""
+def _grid(labels: Collection[str], place: Axes | Figure) -> tuple[int, int]:
+    """Return the rows and columns of a legend of these labels that fits the width of `place`."""
     most = max(1, int(_inches(place) / (0.75 + 0.09 * max(map(len, labels)))))
     rows = math.ceil(len(labels) / most)
-    return math.ceil(len(labels) / rows)
+    return rows, math.ceil(len(labels) / rows)
 
 
 def _inches(place: Any) -> float:
@@ -145,10 +142,9 @@ def set_title(figure: Figure, title: str) -> None:
 def figure(title: str, draw: Callable, *data: Any, pyplot: bool = False, **options: Any) -> Figure:
     """Return a matplotlib Figure in which `draw(figure, *data, **options)` drew.
 
+    What follows a line break in `title`, such as a source, is small.
+
     Args:
-        title: above all; what follows a line break, such as a source, is small.
-        draw: function that draws in a Figure: `sweeps`, `by_value`, `inside`, `histograms` or `fits`.
-        data, options: what `draw` takes after the figure.
         pyplot: whether pyplot shows and keeps the figure. Default False: no window opens, and a notebook
             displays the returned Figure after `%matplotlib inline`.
     """
@@ -158,7 +154,7 @@ def figure(title: str, draw: Callable, *data: Any, pyplot: bool = False, **optio
     return new_figure
 
 
-def save(path: Path, title: str, draw: Callable, *data: Any, **options: Any) -> Path:
+def save(path: str | os.PathLike, title: str, draw: Callable, *data: Any, **options: Any) -> Path:
     """Write `figure(title, draw, *data, **options)` to the file `path`; return `path`."""
     figure(title, draw, *data, **options).savefig(path, dpi=120)
-    return path
+    return Path(path)
