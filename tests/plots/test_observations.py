@@ -1,11 +1,11 @@
-"""Percentiles, drifts, histograms and fits draw their arguments."""
+"""Percentiles, drifts, histograms and fits draw their arguments; drifts by hand."""
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from tfbn import plots
-from tfbn.plots.observations import histogram
+from tfbn.plots.observations import drift, histogram, median_unit
 
 ARMS = {"batchnorm": {"series": "batchnorm"}, "plain": {"series": "plain"}}
 NAN = float("nan")
@@ -162,3 +162,39 @@ def test_fits_draw_observations_from_before_training_only():
     figure = plots.figure("Title", plots.fits, observations, ARMS, [0, 1], ([0, 1], [0, 1]))
     figure.draw_without_rendering()
     assert figure.axes[-1].get_ylabel() == "Epoch"
+
+
+def run_of(percentiles, first=1):
+    return [{"epoch": epoch, "percentiles": units} for epoch, units in enumerate(percentiles, first)]
+
+
+def test_drift_by_hand():
+    # Unit 0 ends 3 wide; it is away by 0, 0, 2, then by 1, 1, 0. Unit 1 stays. Unit 2 has no width at the
+    # end, and of unit 3 the end is not known.
+    percentiles = [
+        [[0, 1, 1], [-1, 0, 1], [5, 5, 6], [-1, 0, 1]],
+        [[1, 2, 3], [-1, 0, 1], [6, 6, 7], [-1, 0, 1]],
+        [[0, 1, 3], [-1, 0, 1], [7, 7, 7], [NAN, NAN, NAN]],
+    ]
+    expected = [np.mean([2 / 3, 2 / 3]) / 3, 0, NAN, NAN]
+    np.testing.assert_allclose(drift(run_of(percentiles)), expected)
+    np.testing.assert_allclose(drift(run_of(percentiles[:1])), [NAN] * 4)
+    np.testing.assert_allclose(drift(run_of(percentiles[:1], first=0)), [NAN] * 4)
+
+
+def test_drift_ignores_missing_epochs_and_those_before_training():
+    percentiles = [[[-9.0, 0.0, 9.0]], [[-1.0, 2.0, 1.0]], [[None] * 3], [[0.0, 3.0, 2.0]]]
+    np.testing.assert_allclose(drift(run_of(percentiles, first=0)), [1 / 2])
+
+
+def test_drift_has_no_unit():
+    percentiles = np.sort(np.random.default_rng(0).normal(size=[5, 4, 3]))
+    np.testing.assert_allclose(drift(run_of(1000 * percentiles + 7)), drift(run_of(percentiles)))
+
+
+@pytest.mark.parametrize(
+    ("drifts", "unit"),
+    [([3, 1, 2], 2), ([3, 1, 2, 4], 2), ([NAN, 5, NAN, 4, 6], 1), ([NAN, NAN], 0), ([0.5], 0)],
+)
+def test_median_unit_is_the_lower_middle_one(drifts, unit):
+    assert median_unit(np.array(drifts, dtype=float)) == unit

@@ -13,7 +13,6 @@ Arguments that many functions share:
 from matplotlib.figure import Figure
 
 from tfbn.plots.observations import fits, histograms, inside, percentiles, save_statistics, statistics
-from tfbn.plots.runs import drift
 from tfbn.plots.style import METRICS, figure, save
 from tfbn.plots.sweep_panels import sweep, sweeps
 from tfbn.plots.training_curves import all_curves, by_value, curves, overview, save_curves

@@ -1,6 +1,7 @@
 """What was observed in networks: inputs of activations, fitted curves, statistics of batch norm layers."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tfbn.plots import style
-from tfbn.plots.runs import by_seed, drift, first_seeds, median_unit
 
 # From light to dark, in grey too, without the lightest, which vanishes on white.
 TIME_COLORS = ListedColormap(colormaps["viridis_r"](np.linspace(0.1, 1, 256)))
@@ -22,6 +22,17 @@ STATISTICS_PANELS = {
     "mean_error": ("Moving mean off by (standard deviations)", 0),
     "variance_ratio": ("Moving variance / variance of the data", 1),
 }
+
+
+def first_seeds(observations: list[dict], arms: dict[str, dict], key: str) -> dict[str, tuple]:
+    """Return each observed arm's lowest seed and its observations with `key`, or raise ValueError."""
+    runs = {arm: style.by_seed(observations, arm, key) for arm in arms}
+    if not any(runs.values()):
+        raise ValueError(
+            f"`observations` must hold {key!r} of at least one arm of `arms`. Received: arms={list(arms)}, "
+            f"{len(observations)} observations. Draw another figure, or observe {key!r}."
+        )
+    return {arm: next(iter(seeds.items())) for arm, seeds in runs.items() if seeds}
 
 
 def inside(
@@ -84,7 +95,7 @@ def percentiles(
 
 def _draw_drifts(ax: Axes, observations: list[dict], arms: dict[str, dict]) -> None:
     """Draw the `drift` of every unit: a row for each arm, sorted dots and their median for each seed."""
-    runs = {arm: seeds for arm in arms if (seeds := by_seed(observations, arm, "percentiles"))}
+    runs = {arm: seeds for arm in arms if (seeds := style.by_seed(observations, arm, "percentiles"))}
     looks = style.series_styles(arms)
     all_drifts: list[float] = []
     for row, (arm, seeds) in enumerate(runs.items()):
@@ -100,11 +111,50 @@ def _draw_drifts(ax: Axes, observations: list[dict], arms: dict[str, dict]) -> N
     ax.set_xlabel(
         "Drift of each unit: mean distance of its percentiles from where they end, in final widths"
     )
-    ax.set_ylabel("Units")
+    ax.set(ylabel="Units", ylim=(len(runs) - 0.45, -0.55))
     ax.set_title("All units of all seeds, sorted; black: a seed's median", fontsize="medium")
-    ax.set_ylim(len(runs) - 0.45, -0.55)
     ax.set_yticks(range(len(runs)), list(runs))
     ax.grid(alpha=0.3, axis="x")
+
+
+def drift(run: list[dict]) -> np.ndarray:
+    """Return how far the inputs of each unit are from where they end, on average over the training.
+
+    ::
+
+        drift = mean(abs(percentile[t] - percentile[T])) / (p85[T] - p15[T])
+
+    The mean is over the 15th, 50th and 85th percentile and over the times t after which training went
+    on. They begin at the end of the first epoch, since before training the averages of a batch norm are
+    empty. T is the end. The drift has no unit: 1 says that the percentiles were as far from their end as
+    the 15th and 85th percentile then lie apart. A unit of fewer than two times, without width, or without
+    an end has NaN. The observations of the `run` are in order and have "percentiles", [units, 3]; None and
+    NaN count as missing.
+
+    >>> at = [[[5, 5, 5]], [[-3, -2, -1]], [[-1, 0, 1]]]  # a unit that goes up by two
+    >>> drift([{"epoch": epoch, "percentiles": percentiles} for epoch, percentiles in enumerate(at)])
+    array([1.])
+    """
+    times = np.array([item["percentiles"] for item in run if item["epoch"]], dtype=float)
+    if not len(times):
+        return np.full(len(run[0]["percentiles"]), np.nan)
+    end = times[-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distances = np.abs(times[:-1] - end).mean(-1)
+        finite = np.isfinite(distances)
+        mean = np.where(finite, distances, 0).sum(0) / finite.sum(0)
+        width = end[:, 2] - end[:, 0]
+        return np.where(width > 0, mean / width, np.nan)
+
+
+def median_unit(drifts: Sequence[float] | np.ndarray) -> int:
+    """Return the unit whose drift is the median, of an even number of units the lower middle one.
+
+    >>> median_unit([0.3, float("nan"), 0.1, 0.2])
+    3
+    """
+    order = np.argsort(drifts)  # NaN comes last.
+    return int(order[max(np.isfinite(drifts).sum() - 1, 0) // 2])
 
 
 def histograms(figure: Figure, observations: list[dict], arms: dict[str, dict]) -> list[Axes]:
@@ -146,8 +196,7 @@ def histogram(ax: Axes, before: dict, after: dict, color: str) -> Axes:
             if low == high:  # One value: a bar rather than nothing.
                 low, high = low - 0.5, high + 0.5
             ax.stairs(counts / np.nanmax(counts), np.linspace(low, high, len(counts) + 1), **look)
-    ax.set_ylabel("Count / largest")
-    ax.set_ylim(0, 1.1)
+    ax.set(ylabel="Count / largest", ylim=(0, 1.1))
     return ax
 
 
@@ -161,10 +210,8 @@ def fits(
 ) -> list[Axes]:
     """Draw the data and the curves that the lowest seed of each arm goes through, the last one wide.
 
-    Args:
-        observations: with "outputs", [N].
-        x: [N], where the outputs were taken, in order.
-        points: x and y of the data, [M] each.
+    The observations have "outputs", [N], which were taken at `x`, [N], in order. `points` are x and y of
+    the data, [M] each.
     """
     runs = first_seeds(observations, arms, "outputs")
     figure.set_size_inches(1.5 + 4.5 * len(runs), 4.5)
@@ -173,6 +220,8 @@ def fits(
     last = max(item["epoch"] for _, run in runs.values() for item in run) * (steps_per_epoch or 1)
     # Most happens early: the root of the step gives it more of the colours.
     scale = ScalarMappable(PowerNorm(0.5, 0, last), TIME_COLORS)
+    # Room for the legend above the data. A curve that runs away leaves the frame.
+    low, high = np.min(points[1]), np.max(points[1])
     for ax, (arm, (seed, run)) in zip(axes, runs.items(), strict=True):
         # Wider than the curves that cover them.
         ax.plot(*points, "o", color="0.75", markersize=6, markeredgewidth=0, label="data")
@@ -185,30 +234,21 @@ def fits(
             )
             # None becomes NaN.
             ax.plot(x, np.array(item["outputs"], dtype=float), color=scale.to_rgba(time), **look)
-        _frame_fit(ax, points[1])
         ax.set_title(f"{arm}, seed {seed}", fontsize="medium")
+        ax.set(xlabel="x", ylabel="y", ylim=(low - 0.3 * (high - low), high + 0.3 * (high - low)))
+        ax.tick_params(labelleft=True)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.grid(alpha=0.3)
+        ax.legend(loc="upper right", ncols=2)
     figure.colorbar(scale, ax=axes, label=unit)
     return axes
-
-
-def _frame_fit(ax: Axes, y: np.ndarray) -> None:
-    ax.set(xlabel="x", ylabel="y")
-    ax.tick_params(labelleft=True)
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-    # Room for the legend above the data. A curve that runs away leaves the frame.
-    low, high = np.min(y), np.max(y)
-    ax.set_ylim(low - 0.3 * (high - low), high + 0.3 * (high - low))
-    ax.grid(alpha=0.3)
-    ax.legend(loc="upper right", ncols=2)
 
 
 def statistics(layers: list[dict], title: str, axes: Any = None) -> Any:
     """Draw moving against population statistics, a point for each channel of each batch norm layer.
 
-    Args:
-        layers: dicts with "name", "mean_error" (in standard deviations) and "variance_ratio".
-        title: above all.
-        axes: two matplotlib Axes in an array, which are returned. Default None: a new pyplot figure.
+    The `layers` are dicts with "name", "mean_error" (in standard deviations) and "variance_ratio". `axes`
+    are two matplotlib Axes in an array, which are returned. Default None: a new pyplot figure.
     """
     if axes is None:
         axes = _statistics_axes(plt.figure(layout="constrained"), layers)
@@ -219,8 +259,7 @@ def statistics(layers: list[dict], title: str, axes: Any = None) -> Any:
             heights = row + np.linspace(-0.3, 0.3, len(values)) if len(values) > 1 else [row]
             ax.plot(values, heights, ".", color=style.STYLES[0]["color"], markersize=4)
         ax.axvline(right, color="black", linewidth=1)
-        ax.set_xlabel(label)
-        ax.set_ylim(len(layers) - 0.4, -0.6)
+        ax.set(xlabel=label, ylim=(len(layers) - 0.4, -0.6))
         ax.set_yticks(range(len(layers)), [layer["name"] for layer in layers])
         ax.grid(alpha=0.3, axis="x")
     errors, ratios = np.ravel(axes)

@@ -2,8 +2,7 @@
 
 import numbers
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +11,6 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from tfbn.foundation.arguments import is_finite_number
 from tfbn.plots import style
-from tfbn.plots.runs import by_seed, is_diverged
 
 # The outcome of a run: its best epoch, but the last training loss.
 OUTCOMES: dict[str, tuple[str, Callable]] = {
@@ -23,8 +21,7 @@ OUTCOMES: dict[str, tuple[str, Callable]] = {
 }
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """What a figure shows of an arm."""
 
     outcomes: list[float]  # of the runs that did not diverge
@@ -55,12 +52,9 @@ def sweep(
     their number if not all diverged. Values that are not numbers, or not positive on a log axis, stand
     apart at the right: points with a bar from lowest to highest seed.
 
-    Args:
-        vary: the varied setting, with its "label" and "log", whether its axis is logarithmic.
-        diverged: dicts with "arm" and "seed", of runs that diverged in their test alone, too.
-
-    Raises:
-        ValueError: two arms of a series have the same value, or the records do not hold `metric`.
+    `vary` is the varied setting, with its "label" and "log", whether its axis is logarithmic. `diverged`
+    are dicts with "arm" and "seed". Raise ValueError if two arms of a series have the same value, or the
+    records do not hold `metric`.
     """
     if len({(arm["series"], arm["value"]) for arm in arms.values()}) < len(arms):
         raise ValueError(
@@ -73,7 +67,7 @@ def sweep(
     looks = style.styles(arm["series"] for arm in arms.values())
     for index, (series, look) in enumerate(looks.items()):
         points = {
-            arm["value"]: _point(by_seed(records, name), name, diverged, metric)
+            arm["value"]: _point(style.by_seed(records, name), name, diverged, metric)
             for name, arm in arms.items()
             if arm["series"] == series
         }
@@ -98,7 +92,7 @@ def sweep(
 def _point(runs: dict[int, list[dict]], arm: str, diverged: list[dict], metric: str) -> Point:
     lost = {item["seed"] for item in diverged if item["arm"] == arm}
     seeds = runs.keys() | lost
-    finite_runs = [runs[seed] for seed in seeds if seed not in lost and not is_diverged(runs[seed])]
+    finite_runs = [runs[seed] for seed in seeds if seed not in lost and not style.is_diverged(runs[seed])]
     values = [np.array([record.get(metric) for record in run], dtype=float) for run in finite_runs]
     values = [run[np.isfinite(run)] for run in values]
     outcomes = [OUTCOMES[metric][1](run) for run in values if len(run)]
@@ -152,25 +146,19 @@ def _draw_value_axis(ax: Axes, values: list, vary: dict) -> None:
     if on_axis:
         if vary["log"]:
             ax.set_xscale("log")
-        ax.set_xticks(_ticks(on_axis, vary["log"]))
+        ticks, first, last = on_axis, on_axis[0], on_axis[-1]
+        if sum(len(f"{value:g}") for value in on_axis) > 24:  # The labels of the values would overlap.
+            whole = all(isinstance(value, numbers.Integral) for value in on_axis)
+            locator = style.log_locator(on_axis) if vary["log"] else MaxNLocator(6, integer=whole)
+            ticks = [tick for tick in locator.tick_values(first, last) if first <= tick <= last]
+        ax.set_xticks(ticks)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
     if apart:
-        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-        names = [str(value) for value in apart]
-        ax.set_xticks(list(apart.values()), names, minor=bool(on_axis), fontsize="small", **turned)
+        look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor", "fontsize": "small"}
+        ax.set_xticks(list(apart.values()), list(map(str, apart)), minor=bool(on_axis), **look)
     if on_axis and apart:
         ax.axvline(_places([*on_axis, "border"], vary, -0.75)["border"], color="black", linewidth=0.8)
-
-
-def _ticks(values: list[float], log: bool) -> list[float]:
-    """Return the sorted `values`, or round numbers between them where their labels would overlap."""
-    if sum(len(f"{value:g}") for value in values) <= 24:
-        return values
-    whole = all(isinstance(value, numbers.Integral) for value in values)
-    locator = style.log_locator(values) if log else MaxNLocator(6, integer=whole)
-    ticks = locator.tick_values(values[0], values[-1])
-    return [tick for tick in ticks if values[0] <= tick <= values[-1]]
 
 
 def _mark_diverged(ax: Axes, crosses: dict[str, tuple[str, dict[float, Point]]]) -> None:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tfbn.plots import style
-from tfbn.plots.runs import by_seed, is_diverged
 
 
 def curves(
@@ -27,7 +26,7 @@ def curves(
     counts it. With more than six arms colours repeat; `sweep` suits them better.
     """
     for arm, look in style.styles(record["arm"] for record in records).items():
-        runs = by_seed(records, arm)
+        runs = style.by_seed(records, arm)
         diverged = _count_diverged(runs)
         label = f"{arm} ({diverged})" if diverged else arm
         _draw_runs(ax, runs, metric, label, look, steps_per_epoch or 1)
@@ -38,7 +37,7 @@ def curves(
 
 def _count_diverged(runs: dict[int, list[dict]]) -> str:
     """Return how many runs diverged, in words; an empty string if none did."""
-    count = sum(map(is_diverged, runs.values()))
+    count = sum(map(style.is_diverged, runs.values()))
     return f"{count} of {len(runs)} seeds diverged" if count else ""
 
 
@@ -50,7 +49,7 @@ def _draw_runs(
     for run in runs.values():
         # A metric that is missing or None becomes NaN.
         points = np.array([(r["epoch"] * scale, r.get(metric)) for r in run], dtype=float).T
-        if not is_diverged(run):
+        if not style.is_diverged(run):
             finite_runs.append(points)
             continue
         ax.plot(*points, color=look["color"], linewidth=0.8)
@@ -68,8 +67,7 @@ def _draw_runs(
 
 
 def _label_axes(ax: Axes, records: list[dict], metric: str, steps_per_epoch: int | None) -> None:
-    ax.set_xlabel("Step" if steps_per_epoch else "Epoch")
-    ax.set_ylabel(style.label_of(metric, records))
+    ax.set(xlabel="Step" if steps_per_epoch else "Epoch", ylabel=style.label_of(metric, records))
     # Steps are long numbers.
     ax.xaxis.set_major_locator(MaxNLocator(6 if steps_per_epoch else 10, integer=True))
     ax.grid(alpha=0.3)
@@ -78,10 +76,8 @@ def _label_axes(ax: Axes, records: list[dict], metric: str, steps_per_epoch: int
 def overview(records: list[dict], title: str, axes: Any = None, steps_per_epoch: int | None = None) -> Any:
     """Draw all metrics of the records: losses and accuracies, or the losses of a regression.
 
-    Args:
-        title: above all; what follows a line break, such as a source, is small.
-        axes: four matplotlib Axes in an array, or two without accuracies, which are returned. Default
-            None: a new pyplot figure.
+    `axes` are four matplotlib Axes in an array, or two without accuracies, which are returned. Default
+    None: a new pyplot figure.
     """
     if axes is None:
         axes = _panels(plt.figure(layout="constrained"), records)
@@ -141,7 +137,7 @@ def by_value(
         title = [textwrap.fill(f"{vary['label']}: {name}", 40)]
         for arm, look in style.series_styles(arms).items():
             if arms[arm]["value"] == value:
-                runs, series = by_seed(records, arm), arms[arm]["series"]
+                runs, series = style.by_seed(records, arm), arms[arm]["series"]
                 _draw_runs(ax, runs, metric, series, look, steps_per_epoch or 1)
                 title += [f"{series}: {diverged}"] if (diverged := _count_diverged(runs)) else []
         ax.set_title("\n".join(title), fontsize="medium")
