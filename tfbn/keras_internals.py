@@ -1,7 +1,4 @@
-"""Every private attribute of Keras and TensorFlow that the package uses, a function each.
-
-`tests/test_keras_internals.py` tests them one by one, and so fails on the release that changes one.
-"""
+"""Every private attribute of Keras and TensorFlow that the package uses, a function and a test each."""
 
 from typing import Any
 
@@ -9,18 +6,12 @@ import tensorflow as tf
 
 
 def flatten_layers(layer: Any, include_self: bool = True) -> list:
-    """Return all layers within `layer`, including those inside wrappers and custom layers.
-
-    The public `Model.layers` leaves those out.
-    """
+    """Return all layers within `layer`, with those in wrappers and custom layers, unlike `Model.layers`."""
     return list(layer._flatten_layers(include_self=include_self))
 
 
 def consumers(layer: Any) -> list:
-    """Return the operations that take the output of `layer`, in a functional or sequential model.
-
-    A layer of a subclassed model has none: such a model has no graph.
-    """
+    """Return the operations that take the output of `layer`; a subclassed model has no graph, and none."""
     return [node.operation for node in layer._outbound_nodes]
 
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 import tfbn
 from tfbn import data
-from tfbn.data import image_sets, network
+from tfbn.data import image_sets
 
 
 class TinyImages(tfds.core.GeneratorBasedBuilder):
@@ -154,7 +154,7 @@ def test_centered_subtracts_the_mean_image(tmp_path):
 @pytest.fixture
 def silent_network(monkeypatch):
     """A network that takes requests and never answers, in less time than the real limit."""
-    monkeypatch.setattr(network, "NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr(image_sets, "NETWORK_SECONDS", 0.2)
     over = threading.Event()
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: over.wait(60))
     yield
@@ -313,3 +313,31 @@ def test_load_rejects_sets_larger_than_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(image_sets, "LARGEST_BYTES", 1000)
     with pytest.raises(ValueError, match=r"stream=True"):
         data.load("tiny_images", data_dir=tmp_path, validation_size=5)
+
+
+def test_wave_is_the_formula_of_its_source():
+    """Against the source's formula, whose argument is the index of the point."""
+    wave = data.load("wave")
+    for x, y in wave.splits().values():
+        index = (x.astype("float64") + 1) / 2 * 99
+        expected = np.sin(index * np.pi * 5 / 100) * np.exp(1 - 2 / 100 * index) + 0.5 + 1.5 * x
+        np.testing.assert_allclose(y, expected, atol=1e-5)
+    points = [split.x.ravel() for split in wave.splits().values()]
+    assert [len(x) for x in points] == [100, 99, 99]
+    assert len(np.unique(np.concatenate(points))) == 298, "no point is in two splits"
+
+
+def test_sample_is_shuffled_and_split_by_a_fixed_seed():
+    sample = data.sample()
+    assert [split.x.shape for split in sample.splits().values()] == [(4000, 784), (500, 784), (500, 784)]
+    assert sample.title == "MNIST sample (5,000)"
+    assert "sample" in sample.source
+    for x, y in sample.splits().values():
+        assert x.min() == 0
+        assert x.max() == 1
+        assert np.bincount(y).min() > len(y) / 16, "shuffled: the source is sorted by class"
+    rows = {row.tobytes() for split in sample.splits().values() for row in split.x}
+    assert len(rows) == 5000
+    assert data.sample(flatten=False, validation_size=100).validation.x.shape == (100, 28, 28, 1)
+    assert data.sample().sha256 == sample.sha256
+    assert data.sample(validation_size=100).sha256 != sample.sha256

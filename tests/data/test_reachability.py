@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from tfbn.data import network
+from tfbn.data import image_sets
 
 
 @pytest.mark.parametrize(
@@ -30,17 +30,17 @@ def test_unreachable_gives_the_reason(monkeypatch, error, problem):
         raise error
 
     monkeypatch.setattr(urllib.request, "urlopen", fail)
-    assert network.unreachable("https://x") == problem
+    assert image_sets.unreachable("https://x") == problem
 
 
 def test_unreachable_is_none_where_the_network_answers(monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: contextlib.nullcontext())
-    assert network.unreachable("https://x") is None
+    assert image_sets.unreachable("https://x") is None
 
 
 def test_unreachable_does_not_wait_for_a_silent_network(monkeypatch):
     over = threading.Event()
-    monkeypatch.setattr(network, "NETWORK_SECONDS", 0.1)
+    monkeypatch.setattr(image_sets, "NETWORK_SECONDS", 0.1)
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: over.wait(60))
-    assert network.unreachable("https://x") == "no answer within 0.1 s"
+    assert image_sets.unreachable("https://x") == "no answer within 0.1 s"
     over.set()

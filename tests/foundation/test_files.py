@@ -27,6 +27,15 @@ def test_json_comes_back_without_numbers_that_are_not_finite(tmp_path, content, 
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
+def test_json_is_strict():
+    content = {"nan": float("nan"), "nested": [{"inf": float("inf")}, (1, 2.5)], "text": "é"}
+    assert json.loads(files.to_json(content), parse_constant=pytest.fail) == {
+        "nan": None,
+        "nested": [{"inf": None}, [1, 2.5]],
+        "text": "é",
+    }
+
+
 @pytest.mark.parametrize("content", [np.float32(1), {"a": object()}, {1, 2}])
 def test_json_rejects_what_it_cannot_express(content):
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -43,6 +52,13 @@ def test_json_rejects_what_it_cannot_express(content):
 def test_csv_has_a_header_and_a_row_a_record(tmp_path, records, text):
     files.write_csv(tmp_path / "x.csv", records)
     assert (tmp_path / "x.csv").read_text() == text
+
+
+def test_csv_has_every_digit(tmp_path):
+    records = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": 1e-20}]
+    files.write_csv(tmp_path / "history.csv", records)
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    assert rows == ["epoch,loss", "1,0.30000000000000004", "2,1e-20"]
 
 
 def test_csv_rejects_records_of_other_keys(tmp_path):

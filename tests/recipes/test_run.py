@@ -27,7 +27,7 @@ CUT = {
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    monkeypatch.setattr("tfbn.data.network.NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr("tfbn.data.image_sets.NETWORK_SECONDS", 0.2)
 
 
 @pytest.fixture

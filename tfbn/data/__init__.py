@@ -1,8 +1,7 @@
 """Where examples come from, and the order in which they are read."""
 
 from tfbn.data.arrays import Data, Split
-from tfbn.data.embedded import sample, wave
-from tfbn.data.loading import load
+from tfbn.data.loading import load, sample, wave
 from tfbn.data.streams import Stream
 
 __all__ = ["Data", "Split", "Stream", "load", "sample", "wave"]

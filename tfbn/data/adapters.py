@@ -15,7 +15,6 @@ def batch_reader(model: keras.Model, data: Any, batch_size: int) -> Callable[[],
     """Return a function that gives an iterator over the batches ``(x, y)`` of `data`; y may be None.
 
     Args:
-        model: the model that will take the batches.
         data: inputs, an array or a dict or list of arrays; a pair ``(inputs, labels)`` as a tuple; a
             `tfbn.data.Data`, of which the training split is taken; or batches of either, such as a
             `tf.data.Dataset`, whose sizes are then their own.
@@ -28,15 +27,13 @@ def batch_reader(model: keras.Model, data: Any, batch_size: int) -> Callable[[],
     batch_size = check_batch_size(batch_size)
     if isinstance(data, Data):
         data = data.train
-    if _is_in_memory(model, data):
-        batches = _array_batches(data, batch_size)
-    elif not hasattr(data, "__iter__") or iter(data) is data:
+    in_memory = _is_in_memory(model, data)
+    if not in_memory and (not hasattr(data, "__iter__") or iter(data) is data):
         raise TypeError(
             "`data` must be arrays or batches that can be read more than once, such as a tf.data.Dataset. "
             f"Received: {type(data).__name__}. Make it a list of batches, or a Dataset.from_generator."
         )
-    else:
-        batches = data
+    batches = _array_batches(data, batch_size) if in_memory else data
 
     def read() -> Iterator[tuple[Any, Any]]:
         return map(_inputs_and_labels, batches)
@@ -58,9 +55,8 @@ def _array_batches(data: Any, batch_size: int) -> list[tuple]:
             "`data` must hold one or more examples, as many inputs as labels. "
             f"Received arrays of the lengths {sorted(sizes)}."
         )
-    starts = range(0, max(sizes), batch_size)
-    rows = [operator.itemgetter(slice(start, start + batch_size)) for start in starts]
-    return [tf.nest.map_structure(part, arrays) for part in rows]
+    rows = [slice(start, start + batch_size) for start in range(0, max(sizes), batch_size)]
+    return [tf.nest.map_structure(operator.itemgetter(part), arrays) for part in rows]
 
 
 def _is_in_memory(model: keras.Model, data: Any) -> bool:
@@ -84,10 +80,9 @@ def _check_shapes(model: keras.Model, x: Any) -> None:
         return
     expected, shapes = ([tuple(t.shape[1:]) for t in tf.nest.flatten(part)] for part in (model.inputs, x))
     if len(expected) != len(shapes) or not all(map(fits, expected, shapes)):
-        raise ValueError(
-            f"`data` must hold examples of the shape {_listed(expected)} for model {model.name!r}. "
-            f"Received: {_listed(shapes)}."
-        )
+        takes, received = (" and ".join(map(str, part)) for part in (expected, shapes))
+        message = f"`data` must hold examples of the shape {takes} for model {model.name!r}. "
+        raise ValueError(f"{message}Received: {received}.")
 
 
 def fits(expected: Sequence[int | None], shape: Sequence[int]) -> bool:
@@ -97,7 +92,3 @@ def fits(expected: Sequence[int | None], shape: Sequence[int]) -> bool:
     (True, False, False)
     """
     return len(expected) == len(shape) and all(a in (None, b) for a, b in zip(expected, shape, strict=True))
-
-
-def _listed(shapes: list[tuple]) -> str:
-    return " and ".join(map(str, shapes))

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike
 
 from tfbn.foundation.arguments import integer
 
+# Keras computes in these dtypes: float64 becomes float32, int64 becomes int32.
+KERAS_DTYPES = {"f": "float32", "i": "int32", "u": "int32"}
+
 
 class Split(NamedTuple):
     """Examples `x` ``[N, ...]`` as float32 and their labels `y` ``[N]`` as int32, or targets as float32."""
@@ -60,20 +63,19 @@ class Data:
         classes: int | None = None,
     ) -> None:
         pairs = {"train": train, "validation": validation, "test": test}
-        splits = {
-            split: Split(*check_examples(*_check_pair(split, pair), None, what=f"{split} "))
-            for split, pair in pairs.items()
-        }
-        classes = integer("classes", _count_classes(splits) if classes is None else classes, at_least=0)
+        splits = {split: _check_split(split, pair) for split, pair in pairs.items()}
+        if classes is None:  # The width of one-hot labels, or one more than the largest label.
+            shape = splits["train"].y.shape
+            is_one_hot = len(shape) == 2 and shape[1] > 1
+            classes = shape[1] if is_one_hot else 1 + int(max(y.max() for _, y in splits.values()))
+        classes = integer("classes", classes, at_least=0)
         for split, (x, y) in splits.items():
             y = as_classes(y, classes, what=f"{split} ") if classes else y.astype("float32", copy=False)
             splits[split] = Split(x.astype("float32", copy=False), y)
         shapes = {split: x.shape[1:] for split, (x, _) in splits.items()}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"The splits must hold examples of one shape. Received: {shapes}.")
-        fields = {**splits, "name": name, "source": source, "title": title or name, "classes": classes}
-        for field, value in fields.items():
-            object.__setattr__(self, field, value)
+        self.__dict__.update(splits, name=name, source=source, title=title or name, classes=classes)
 
     def splits(self) -> dict[str, Split]:
         """Return the splits by name."""
@@ -100,37 +102,24 @@ class Data:
 
     def about(self) -> dict[str, Any]:
         """Return what a result records of its data."""
-        record = {
-            "name": self.name,
-            "title": self.title,
-            "source": self.source,
-            **{name: len(split.y) for name, split in self.splits().items()},
-            "classes": self.classes,
-            "sha256": self.sha256,
-        }
+        origin = {"name": self.name, "title": self.title, "source": self.source}
+        sizes = {name: len(split.y) for name, split in self.splits().items()}
+        record = {**origin, **sizes, "classes": self.classes, "sha256": self.sha256}
         if self.is_curve:
             arrays = {"x": self.train.x, "y": self.train.y, "validation_x": self.validation.x}
             record["curve"] = {name: array.ravel().tolist() for name, array in arrays.items()}
         return record
 
 
-def _check_pair(name: str, pair: Any) -> tuple[ArrayLike, ArrayLike]:
+def _check_split(name: str, pair: Any) -> Split:
     is_sequence = isinstance(pair, (tuple, list))
     if is_sequence and len(pair) == 2:
-        return pair[0], pair[1]
+        return Split(*check_examples(pair[0], pair[1], None, what=f"{name} "))
     received = f"{type(pair).__name__} of length {len(pair)}" if is_sequence else type(pair).__name__
     raise (ValueError if is_sequence else TypeError)(
         f"`{name}` must be a pair of arrays (x, y). Received: {received}. "
         "A tf.data.Dataset of batches goes to Solver.fit."
     )
-
-
-def _count_classes(splits: dict[str, Split]) -> int:
-    """Return the width of one-hot labels, or one more than the largest label."""
-    shape = splits["train"].y.shape
-    if len(shape) == 2 and shape[1] > 1:
-        return shape[1]
-    return 1 + int(max(y.max() for _, y in splits.values()))
 
 
 def epoch_order(
@@ -139,7 +128,6 @@ def epoch_order(
     """Return the examples that the steps of an epoch take, ``[steps * batch_size]`` of int32.
 
     The batches are those of `batch_order`, pass after pass. The last incomplete batch of a pass is dropped.
-
     `epoch` counts from 1; `steps` are those of an epoch. Default None: an epoch is a pass.
 
     >>> epoch_order(5, 2, seed=0, epoch=1).size, epoch_order(5, 2, seed=0, epoch=1, steps=7).size
@@ -173,52 +161,39 @@ def check_batch_size(batch_size: Any, examples: int | None = None) -> int:
 def check_examples(
     x: ArrayLike, y: ArrayLike, classes: int | None, what: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return arrays of examples and their labels, checked, the labels as int32 ``[N]``.
+    """Return examples ``[N, ...]`` and their labels, checked, in the dtypes that Keras computes in.
 
-    Args:
-        x: examples ``[N, ...]``.
-        y: labels ``[N]`` or ``[N, 1]``, or one-hot ``[N, classes]``; or any targets if `classes` is None.
-        classes: the number of classes, or None.
-        what: the name of the arrays in an error, such as "train ". Default: none.
-
-    Raises:
-        ValueError: the arrays are empty, differ in length or are not finite, or a label is outside the
-            classes.
+    The labels are those of `as_classes`, or any targets if `classes` is None. `what` is the name of the
+    arrays in an error, such as "train ". Raise ValueError for arrays that are empty, differ in length or
+    are not finite, and for a label outside the classes.
     """
-    x, y = _as_keras_dtype(x), _as_keras_dtype(y)
+    x, y = np.asarray(x), np.asarray(y)
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
         raise ValueError(
             f"{what}x and y must be arrays of the same number of examples, one or more. "
             f"Received the shapes {x.shape} and {y.shape}."
         )
-    _check_values(x, f"{what}x")
-    _check_values(y, f"{what}y")
+    x, y = _as_finite_numbers(x, f"{what}x"), _as_finite_numbers(y, f"{what}y")
     return x, (y if classes is None else as_classes(y, classes, what))
 
 
-def _as_keras_dtype(values: ArrayLike) -> np.ndarray:
-    """Return an array in the dtypes that Keras computes in: float64 as float32, int64 as int32."""
-    values = np.asarray(values)
-    dtype = {"f": "float32", "i": "int32", "u": "int32"}.get(values.dtype.kind, values.dtype)
-    if values.dtype.kind in "iu" and values.size:
-        limits = np.iinfo("int32")
-        if not limits.min <= values.min() <= values.max() <= limits.max:
-            return values  # `_check_values` rejects them.
-    with np.errstate(over="ignore"):  # `_check_values` rejects what becomes infinite.
-        return values.astype(dtype, copy=False)
-
-
-def _check_values(values: np.ndarray, name: str) -> None:
-    if values.dtype.kind not in "buif":
+def _as_finite_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Return real numbers in the dtypes that Keras computes in, or raise ValueError."""
+    kind = values.dtype.kind
+    if kind not in "buif":
         raise ValueError(f"{name} must be real numbers. Received the dtype {values.dtype}.")
-    if values.dtype.kind in "iu" and values.dtype != "int32":
+    limits = np.iinfo("int32")
+    if kind in "iu" and values.size and not limits.min <= values.min() <= values.max() <= limits.max:
         raise ValueError(f"{name} has integers beyond int32. Convert them to floats, or scale them.")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    with np.errstate(over="ignore"):  # What becomes infinite is rejected below.
+        values = values.astype(KERAS_DTYPES.get(kind, values.dtype), copy=False)
+    if kind == "f" and not np.isfinite(values).all():
         finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         raise ValueError(
             f"{name} has NaN or infinity in {int((~finite).sum()):,} of {len(values):,} examples, the "
             f"first at {int(np.argmin(finite))} (as float32). Remove or replace them."
         )
+    return values
 
 
 def as_classes(y: np.ndarray, classes: int, what: str = "") -> np.ndarray:

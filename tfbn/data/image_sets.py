@@ -2,6 +2,8 @@
 
 import difflib
 import os
+import threading
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,13 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
 from tfbn.data.arrays import Data
-from tfbn.data.embedded import check_validation_size, shuffled
-from tfbn.data.network import unreachable
 from tfbn.data.streams import Stream
 from tfbn.foundation.arguments import integer
 from tfbn.foundation.errors import class_and_line, first_line
 
+NETWORK_SECONDS = 8
 VALIDATION_SIZE = 5_000
+SHUFFLE_SEED = 0
 LARGEST_BYTES = 4 * 2**30
 
 
@@ -57,8 +59,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> str | None:
     urls = list(builder.url_infos or [])
     manual = folder_of_sets(builder) / "downloads" / "manual"
     if not all((manual / url.rsplit("/", 1)[-1]).exists() for url in urls):
-        # TFDS itself would retry for minutes before it gave up.
-        problem = unreachable(urls[0]) if urls else None
+        problem = unreachable(urls[0])  # TFDS itself would retry for minutes before it gave up.
         if problem is not None:
             return f"the network does not answer ({problem})"
     try:
@@ -66,6 +67,26 @@ def prepare(builder: tfds.core.DatasetBuilder) -> str | None:
     except Exception as error:  # The caller reports any error, and uses the sample or ends.
         return f"its download failed ({class_and_line(error)})"
     return None
+
+
+def unreachable(url: str) -> str | None:
+    """Return why `url` does not answer within NETWORK_SECONDS, or None if it does."""
+    problem: str | None = f"no answer within {NETWORK_SECONDS} s"
+
+    def ask() -> None:
+        nonlocal problem
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=NETWORK_SECONDS):
+                problem = None
+        except Exception as error:
+            problem = first_line(getattr(error, "reason", None) or error)
+
+    # A thread, because name resolution has no time-out of its own.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(NETWORK_SECONDS)
+    return problem
 
 
 def folder_of_sets(builder: tfds.core.DatasetBuilder) -> Path:
@@ -86,7 +107,6 @@ class ImageSet:
 
     @property
     def has_own_test(self) -> bool:
-        """Whether the test split is the set's own."""
         return "test" in self.builder.info.splits and not self.pooled
 
     def bounds(self) -> tuple[int, int, int]:
@@ -104,8 +124,7 @@ class ImageSet:
         else:
             size = VALIDATION_SIZE if self.validation_size is None else self.validation_size
         parts = 1 if self.has_own_test else 2
-        size = check_validation_size(size, examples, parts)
-        held_out = parts * size
+        held_out = parts * check_validation_size(size, examples, parts)
         if self.train_size is None:
             return size, held_out, examples
         reason = "the examples that are not held out"
@@ -133,7 +152,7 @@ class ImageSet:
             train=(x[held_out:end], y[held_out:end]),
             validation=(x[:validation], y[:validation]),
             test=self._arrays("test") if self.has_own_test else (x[rows], y[rows]),
-            **self._origin(),
+            **self._origin(""),
         )
 
     def _arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +167,7 @@ class ImageSet:
         return (x.reshape(len(x), -1) if self.flatten else x), examples["label"].numpy()
 
     def stream(self, binary: bool) -> Stream:
-        """Open the splits as they lie on disk; `binary` as in `load`."""
+        """Open the splits as they lie on disk."""
         validation, held_out, end = self.bounds()
 
         def convert(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -159,21 +178,32 @@ class ImageSet:
         def read(split: str) -> tf.data.Dataset:
             return self.builder.as_dataset(split=split).map(convert)
 
-        origin = self._origin()
         return Stream(
             train=read(f"train[{held_out}:{end}]"),
             validation=read(f"train[:{validation}]"),
             test=read("test" if self.has_own_test else f"train[{validation}:{held_out}]"),
-            **{**origin, "title": f"{origin['title']}, binary" if binary else origin["title"]},
+            **self._origin(", binary" if binary else ""),
         )
 
-    def _origin(self) -> dict[str, Any]:
-        """Return what `Data` and `Stream` record of where they came from."""
+    def _origin(self, suffix: str) -> dict[str, Any]:
+        """Return what `Data` and `Stream` record of where they came from; the title ends in `suffix`."""
         info = self.builder.info
         how = ", all splits pooled and split 80/10/10" if self.pooled else ", test split held out of train"
         return {
             "name": self.name,
             "source": f"TFDS {info.full_name}{'' if self.has_own_test else how}",
-            "title": self.name.upper() if self.name == "mnist" else self.name,
+            "title": ("MNIST" if self.name == "mnist" else self.name) + suffix,
             "classes": info.features["label"].num_classes,
         }
+
+
+def shuffled(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return examples and labels in an order that is always the same."""
+    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(x))
+    return x[order], y[order]
+
+
+def check_validation_size(size: int, examples: int, splits: int) -> int:
+    """Return a validation size that leaves examples to train on when `splits` of that size are held out."""
+    reason = f"so that some of the {examples:,} examples are left to train on"
+    return integer("validation_size", size, 1, (examples - 1) // splits, reason)

@@ -1,7 +1,6 @@
 """Data that need not fit into memory: `tf.data` pipelines, checked as they are read."""
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfbn.data.arrays import check_examples
+from tfbn.data.arrays import KERAS_DTYPES, check_examples
 from tfbn.foundation.errors import first_line
 
 # A stream shuffles this many examples in a row, if they take no more bytes.
@@ -23,11 +22,8 @@ class Stream:
     """Three splits as a `tf.data.Dataset` of single examples ``(x, y)``, and where they came from.
 
     Args:
-        train, validation, test: finite datasets.
+        train, validation, test: finite datasets. Any other type raises TypeError.
         name, source, title, classes: as in `tfbn.data.Data`.
-
-    Raises:
-        TypeError: a split is not a `tf.data.Dataset`.
     """
 
     train: tf.data.Dataset
@@ -87,8 +83,7 @@ def grouped_batches(
     ValueError for a batch that is rejected, or damaged on disk.
 
     Args:
-        dataset: batches of any sizes.
-        steps: the number of batches to join; the last group may have fewer.
+        steps: the number of batches to join; the last group may have fewer. Batches may have any sizes.
         classes: the number of classes, or None for targets that are not classes.
         shapes: those of an example, of its `x` and its checked `y`.
 
@@ -100,7 +95,21 @@ def grouped_batches(
     if not all(spec.shape.rank and spec.shape[1:].is_fully_defined() for spec in dataset.element_spec):
         dataset = dataset.enumerate().map(checks.map_batch)
     groups = dataset.ragged_batch(steps).enumerate().map(checks.map_group).prefetch(tf.data.AUTOTUNE)
-    return functools.partial(_read_groups, groups, checks)
+
+    def read() -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        empty = True
+        try:
+            for group in read_batches(groups):
+                empty = False
+                yield group
+        except tf.errors.OpError:
+            if checks.errors:  # TensorFlow checks groups in parallel, and its own error gives no reason.
+                raise checks.errors[min(checks.errors)] from None
+            raise
+        if empty:
+            raise ValueError("The dataset gave no batch. It has to begin anew each time it is read.")
+
+    return read
 
 
 @dataclass(frozen=True)
@@ -113,11 +122,9 @@ class _BatchChecks:
     errors: dict[int, ValueError] = field(default_factory=dict)  # by the batch's number
 
     def map_batch(self, number: tf.Tensor, batch: tuple) -> tuple:
-        """Check a batch of a dataset without static shapes."""
         return tuple(self._checked(self._check_batch, number, *batch))
 
     def map_group(self, number: tf.Tensor, batches: tuple) -> tuple:
-        """Check the batches of a group, and join them."""
         # Batches of a static size are not ragged.
         x, y = (b if isinstance(b, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(b) for b in batches)
         rows, labels = x.row_lengths(), y.row_lengths()
@@ -128,7 +135,9 @@ class _BatchChecks:
         self, check: Callable, number: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *sizes: tf.Tensor
     ) -> list:
         """Call `check` in NumPy when the pipeline runs."""
-        dtypes = [_as_keras_dtype(x.dtype), _as_keras_dtype(y.dtype) if self.classes is None else tf.int32]
+        dtypes = [KERAS_DTYPES.get(np.dtype(a.dtype.as_numpy_dtype).kind, a.dtype) for a in (x, y)]
+        if self.classes is not None:
+            dtypes[1] = "int32"
         arrays = tf.numpy_function(check, [number, x, y, *sizes], dtypes)
         for array, shape in zip(arrays, self.shapes, strict=True):
             array.set_shape([None, *shape])
@@ -162,42 +171,19 @@ class _BatchChecks:
         return check_examples(x, y, self.classes)  # Raises, should each batch alone be right.
 
 
-def _read_groups(groups: tf.data.Dataset, checks: _BatchChecks) -> Iterator[tuple]:
-    """Yield the groups; raise the error of the first batch that was rejected."""
-    empty = True
-    try:
-        for group in read_batches(groups):
-            empty = False
-            yield group
-    except tf.errors.OpError:
-        if checks.errors:  # TensorFlow checks groups in parallel, and its own error gives no reason.
-            raise checks.errors[min(checks.errors)] from None
-        raise
-    if empty:
-        raise ValueError("The dataset gave no batch. It has to begin anew each time it is read.")
-
-
 def read_batches(dataset: tf.data.Dataset) -> Iterator[Any]:
     """Yield the elements of a dataset, without a wait at its end.
 
     TensorFlow's thread that tunes an iterator can miss the end and sleep on, for about as long as the
-    iterator has lived, a minute at most. Deleting the iterator waits for that thread.
-
-    Raises:
-        ValueError: the data are damaged on disk.
+    iterator has lived, a minute at most. Deleting the iterator waits for that thread. Data that are damaged
+    on disk raise ValueError.
     """
     iterators = [iter(dataset)]
     try:
         yield from iterators[0]
     except tf.errors.DataLossError as error:
-        raise ValueError(
-            f"The data on disk are damaged ({first_line(error)}). Prepare them again."
-        ) from None
+        reason = first_line(error)
+        raise ValueError(f"The data on disk are damaged ({reason}). Prepare them again.") from None
     # At its end the pipeline has released the user's dataset. A caller that leaves before the end waits for
     # the deletion instead: the iterator may still read ahead, and must not meet the next reader.
     threading.Thread(target=iterators.clear).start()
-
-
-def _as_keras_dtype(dtype: tf.DType) -> tf.DType:
-    """Return the dtype that `check_examples` gives."""
-    return tf.float32 if dtype.is_floating else tf.int32 if dtype.is_integer else dtype

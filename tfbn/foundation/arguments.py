@@ -1,4 +1,7 @@
-"""Check arguments: each function returns the value, or raises with the name, the limits and the value."""
+"""Check arguments: each function returns the value, or raises with the name, the limits and the value.
+
+TypeError is for a value of another type, ValueError for a value outside the limits.
+"""
 
 import math
 import numbers
@@ -9,16 +12,15 @@ from typing import Any
 def integer(
     name: str, value: Any, at_least: int | None = None, at_most: int | None = None, reason: str = ""
 ) -> int:
-    """Return `value` as an int; NumPy's integers are integers, too.
-
-    Raises:
-        TypeError: `value` is not an integer.
-        ValueError: `value` is outside the limits; the message adds the `reason` for them.
+    """Return `value` as an int; NumPy's integers are integers, too. The message adds the limits' `reason`.
 
     >>> integer("epochs", 3, at_least=1)
     3
     """
-    limits = _limits(at_least, at_most)
+    if at_least is None:
+        limits = "" if at_most is None else f", {at_most:,} or less"
+    else:
+        limits = f", {at_least:,} or more" if at_most is None else f" from {at_least:,} to {at_most:,}"
     message = f"`{name}` must be an integer{limits}{reason and f', {reason}'}. Received: {name}={value!r}."
     # bool is a subclass of int, but True as a number of epochs is a mistake.
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -29,30 +31,15 @@ def integer(
     return whole
 
 
-def _limits(at_least: int | None, at_most: int | None) -> str:
-    if at_least is None:
-        return "" if at_most is None else f", {at_most:,} or less"
-    return f", {at_least:,} or more" if at_most is None else f" from {at_least:,} to {at_most:,}"
-
-
 def number(name: str, value: Any) -> float:
-    """Return `value` as a float.
-
-    Raises:
-        TypeError: `value` is not a number.
-    """
+    """Return `value` as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
     return float(value)
 
 
 def positive_number(name: str, value: Any) -> float:
-    """Return `value` as a float above 0.
-
-    Raises:
-        TypeError: `value` is not a number.
-        ValueError: `value` is 0, negative, infinite or NaN.
-    """
+    """Return `value` as a finite float above 0."""
     if not 0 < number(name, value) < math.inf:
         raise ValueError(f"`{name}` must be a positive, finite number. Received: {name}={value!r}.")
     return float(value)
@@ -68,22 +55,14 @@ def is_finite_number(value: Any) -> bool:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return `value`, a bool.
-
-    Raises:
-        TypeError: `value` is not a bool.
-    """
+    """Return `value`, a bool."""
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}.")
     return value
 
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> str:
-    """Return `value`, one of the strings in `allowed`.
-
-    Raises:
-        ValueError: `value` is not one of them.
-    """
+    """Return `value`, one of the strings in `allowed`; raise ValueError for anything else."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"`{name}` must be one of {list(allowed)}. Received: {name}={value!r}.")
     return value

@@ -29,9 +29,7 @@ def _finite(content: Any) -> Any:
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [_finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
@@ -53,11 +51,7 @@ def write_csv(path: str | os.PathLike, records: list[dict]) -> None:
 
 
 def check_new_file(path: str | os.PathLike, suffix: str) -> Path:
-    """Return `path` as a Path if a new file with this suffix can be written there.
-
-    Raises:
-        ValueError: the suffix is another, the file exists, or its folder cannot be written.
-    """
+    """Return `path` as a Path; raise ValueError unless a new file with this suffix can be written there."""
     path = Path(path)
     if path.suffix != suffix:
         raise ValueError(f"The file must end in {suffix}. Received: {path}.")
@@ -68,11 +62,7 @@ def check_new_file(path: str | os.PathLike, suffix: str) -> Path:
 
 
 def check_new_folder(path: str | os.PathLike) -> Path:
-    """Return `path` as an absolute Path if a folder can be created there, or an empty folder exists.
-
-    Raises:
-        ValueError: the folder holds something, or cannot be written.
-    """
+    """Return `path` as `resolved` does; raise ValueError unless it can be written and holds nothing yet."""
     path = resolved(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} exists already. Choose another folder, or remove it.")
@@ -81,11 +71,7 @@ def check_new_folder(path: str | os.PathLike) -> Path:
 
 
 def resolved(path: str | os.PathLike) -> Path:
-    """Return `path` without links and "..", which would lead a staging folder astray.
-
-    Raises:
-        ValueError: the path cannot be read.
-    """
+    """Return an absolute Path without links and "..", which would lead a staging folder astray."""
     try:
         path = Path(path).resolve()
         path.exists()
@@ -115,8 +101,7 @@ def _cannot_write(path: str | os.PathLike, error: OSError) -> ValueError:
 def staged(path: Path) -> Iterator[Path]:
     """Give a path beside `path`; what is written there takes the place of `path` at the end of the block.
 
-    What was at `path` before is replaced. After an error, `path` is as it was before. A missing folder
-    above `path` is created at the end.
+    After an error, `path` is as it was before. A missing folder above it is created at the end.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with staged(Path(folder, "result.txt")) as staging:
@@ -125,19 +110,15 @@ def staged(path: Path) -> Iterator[Path]:
     'whole'
     """
     with tempfile.TemporaryDirectory(prefix=".tfbn-", dir=nearest_folder(path)) as scratch:
-        staging = Path(scratch, path.name)
+        staging, former = Path(scratch, path.name), Path(scratch, f"{path.name}-former")
         yield staging
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, staging, Path(scratch, f"{path.name}-former"))
-
-
-def _replace(path: Path, new: Path, former: Path) -> None:
-    """Move `new` to `path`. A folder there goes to `former` first, and back if `new` cannot be moved."""
-    try:
-        if path.is_dir() or (path.exists() and new.is_dir()):  # Only a file takes the place of a file.
-            os.replace(path, former)
-        os.replace(new, path)
-    except BaseException:
-        if former.exists() and not path.exists():
-            os.replace(former, path)
-        raise
+        try:
+            # Only a file takes the place of a file.
+            if path.is_dir() or (path.exists() and staging.is_dir()):
+                os.replace(path, former)
+            os.replace(staging, path)
+        except BaseException:
+            if former.exists() and not path.exists():
+                os.replace(former, path)
+            raise

@@ -1,8 +1,7 @@
 """Where a result comes from: Python and the packages that it depends on."""
 
-import importlib.metadata
-import importlib.util
 import platform
+from importlib import metadata, util
 
 PACKAGES = ("tfbn", "tensorflow", "keras", "tensorflow-datasets", "numpy", "matplotlib")
 
@@ -13,9 +12,7 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())[:3]
     ['keras', 'matplotlib', 'numpy']
     """
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in PACKAGES
-    }
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def is_installed(module: str) -> bool:
@@ -24,4 +21,4 @@ def is_installed(module: str) -> bool:
     >>> is_installed("json")
     True
     """
-    return importlib.util.find_spec(module) is not None
+    return util.find_spec(module) is not None

@@ -35,12 +35,10 @@ def sigterm_as_interrupt() -> None:
 @contextlib.contextmanager
 def _handlers_replaced(handler: Callable[[int, FrameType | None], Any] | int) -> Iterator[None]:
     """Handle both signals by `handler`; then restore the former handlers, even over later ones."""
-    former_handlers = {number: signal.signal(number, handler) for number in SIGNALS}
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in SIGNALS:
+            stack.callback(signal.signal, number, signal.signal(number, handler))
         yield
-    finally:
-        for number, former_handler in former_handlers.items():
-            signal.signal(number, former_handler)
 
 
 @contextlib.contextmanager

@@ -34,8 +34,7 @@ def stderr_silenced() -> Iterator[None]:
 def output_captured() -> Iterator[Callable[[], str]]:
     """Capture what is printed, and drop warnings and log records up to that level.
 
-    Yields:
-        A function that returns the end of what was printed so far, 1,000 characters at most.
+    The function that is yielded returns the end of what was printed so far, 1,000 characters at most.
 
     >>> with output_captured() as printed:
     ...     print("converting")

@@ -24,8 +24,6 @@ def text_table(
     """Return an aligned table; a cell that does not fit breaks within its own column, between words.
 
     Args:
-        header: the columns' titles.
-        rows: their cells.
         numeric: the indices of the columns that are aligned to the right. Default: none.
         width: characters; a table of long words is wider. Default None: those of the terminal, or 100
             without one.
@@ -46,7 +44,7 @@ def text_table(
         table.add_row(*map(Text, row))
     whole = sum(widths) + GAP_BETWEEN_COLUMNS * len(widths)
     console = Console(file=io.StringIO(), width=whole, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
+    with console.capture() as capture:  # Without it, a notebook would display the table.
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
@@ -58,9 +56,7 @@ def _column_widths(lines: list[list[str]], width: int) -> list[int]:
     widths = [max(map(len, column)) for column in columns]
     while sum(widths) + GAP_BETWEEN_COLUMNS * (len(widths) - 1) > width:
         narrowed = [
-            [*widths[:index], size - 1, *widths[index + 1 :]]
-            for index, size in enumerate(widths)
-            if size > words[index]
+            [*widths[:i], size - 1, *widths[i + 1 :]] for i, size in enumerate(widths) if size > words[i]
         ]
         if not narrowed:
             break

@@ -1,10 +1,11 @@
-"""What all figures share: colours, labels, legends beside the data, the title, the file."""
+"""What all figures share: runs, colours, labels, legends beside the data, the title, the file."""
 
 import math
 import os
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullLocator
-
-Path = TypeVar("Path", bound=str | os.PathLike)
 
 METRICS = {
     "train_loss": "Training loss (nats)",
@@ -30,6 +29,30 @@ STYLES: list[dict[str, Any]] = [
     {"color": "#E69F00", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
     {"color": "#000000", "linestyle": (0, (1, 1)), "marker": "P"},
 ]
+
+
+def by_seed(items: Iterable[dict], arm: str, key: str = "epoch") -> dict[int, list[dict]]:
+    """Return the records or observations of `arm` that have `key`, by seed and in order of epochs.
+
+    >>> by_seed([{"arm": "a", "seed": 0, "epoch": 2}, {"arm": "a", "seed": 0, "epoch": 1}], "a")
+    {0: [{'arm': 'a', 'seed': 0, 'epoch': 1}, {'arm': 'a', 'seed': 0, 'epoch': 2}]}
+    """
+    runs: dict[int, list[dict]] = {}
+    for item in sorted(items, key=lambda item: (item["seed"], item["epoch"])):
+        if item["arm"] == arm and item.get(key) is not None:
+            runs.setdefault(item["seed"], []).append(item)
+    return runs
+
+
+def is_diverged(records: Iterable[dict]) -> bool:
+    """Return whether a run reached a loss that is not a finite number.
+
+    >>> is_diverged([{"train_loss": 0.5}]), is_diverged([{"train_loss": 0.5}, {"train_loss": None}])
+    (False, True)
+    """
+    losses = [r[key] for r in records for key in ("train_loss", "validation_loss") if key in r]
+    # None is how JSON holds NaN.
+    return not all(loss is not None and math.isfinite(loss) for loss in losses)
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -80,11 +103,9 @@ def line_with_band(ax: Axes, x: Any, low: Any, mean: Any, high: Any, style: dict
 
 def legend_above(ax: Axes, title: str | None = None) -> None:
     """Draw a legend above `ax`, where it covers no data, and the title above both."""
-    labels = ax.get_legend_handles_labels()[1]
     rows = 0
-    if labels:
-        columns = _columns(labels, ax)
-        rows = -(-len(labels) // columns)
+    if labels := ax.get_legend_handles_labels()[1]:
+        rows, columns = _grid(labels, ax)
         place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "borderaxespad": 0.1}
         ax.legend(ncols=columns, frameon=False, fontsize="small", **place)
     if title:
@@ -100,19 +121,16 @@ def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
         handles, labels = ax.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
     if shown:
-        columns = _columns(shown, figure)
+        _, columns = _grid(shown, figure)
         figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
 
 
-def _columns(labels: Collection[str], place: Axes | Figure) -> int:
-    """Return how many columns of these labels fit the width of `place`."""
-    most = max(1, int(_inches(place) / (0.75 + 0.09 * max(map(len, labels)))))
+def _grid(labels: Collection[str], place: Any) -> tuple[int, int]:
+    """Return the rows and columns of a legend of these labels that fits the width of an Axes or Figure."""
+    inches = place.bbox.width / place.figure.dpi
+    most = max(1, int(inches / (0.75 + 0.09 * max(map(len, labels)))))
     rows = math.ceil(len(labels) / most)
-    return math.ceil(len(labels) / rows)
-
-
-def _inches(place: Any) -> float:
-    return place.bbox.width / place.figure.dpi
+    return rows, math.ceil(len(labels) / rows)
 
 
 def log_if_wide(ax: Axes, name: str, values: Sequence[float]) -> None:
@@ -132,7 +150,7 @@ def log_locator(values: Sequence[float]) -> LogLocator:
 
 def set_title(figure: Figure, title: str) -> None:
     """Set `title` above the figure: its first line large, the rest (such as a source) small."""
-    inches = _inches(figure)
+    inches = figure.bbox.width / figure.dpi
     first, _, rest = title.partition("\n")
     first, rest = textwrap.fill(first, int(10 * inches)), textwrap.fill(rest, int(13 * inches))
     # A text has one size. The title keeps empty lines, in which another text takes its place.
@@ -145,12 +163,8 @@ def set_title(figure: Figure, title: str) -> None:
 def figure(title: str, draw: Callable, *data: Any, pyplot: bool = False, **options: Any) -> Figure:
     """Return a matplotlib Figure in which `draw(figure, *data, **options)` drew.
 
-    Args:
-        title: above all; what follows a line break, such as a source, is small.
-        draw: function that draws in a Figure: `sweeps`, `by_value`, `inside`, `histograms` or `fits`.
-        data, options: what `draw` takes after the figure.
-        pyplot: whether pyplot shows and keeps the figure. Default False: no window opens, and a notebook
-            displays the returned Figure after `%matplotlib inline`.
+    What follows a line break in `title`, such as a source, is small. With `pyplot`, pyplot shows and keeps
+    the figure. Default False: a notebook displays the returned Figure after `%matplotlib inline`.
     """
     new_figure = (plt.figure if pyplot else Figure)(layout="constrained")
     draw(new_figure, *data, **options)
@@ -158,7 +172,7 @@ def figure(title: str, draw: Callable, *data: Any, pyplot: bool = False, **optio
     return new_figure
 
 
-def save(path: Path, title: str, draw: Callable, *data: Any, **options: Any) -> Path:
+def save(path: str | os.PathLike, title: str, draw: Callable, *data: Any, **options: Any) -> Path:
     """Write `figure(title, draw, *data, **options)` to the file `path`; return `path`."""
     figure(title, draw, *data, **options).savefig(path, dpi=120)
-    return path
+    return Path(path)

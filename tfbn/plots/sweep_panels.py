@@ -1,18 +1,16 @@
 """Sweeps: the outcomes of runs over the setting that is varied."""
 
-import math
 import numbers
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from tfbn.foundation.arguments import is_finite_number
 from tfbn.plots import style
-from tfbn.plots.runs import by_seed, is_diverged
 
 # The outcome of a run: its best epoch, but the last training loss.
 OUTCOMES: dict[str, tuple[str, Callable]] = {
@@ -23,8 +21,7 @@ OUTCOMES: dict[str, tuple[str, Callable]] = {
 }
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """What a figure shows of an arm."""
 
     outcomes: list[float]  # of the runs that did not diverge
@@ -40,11 +37,10 @@ def sweeps(
     if "validation_accuracy" in shown:
         shown.remove("validation_loss")
     figure.set_size_inches(1 + 4 * len(shown), 4.5)
-    axes = list(figure.subplots(1, len(shown), squeeze=False)[0])
-    for ax, metric in zip(axes, shown, strict=True):
+    for ax, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         sweep(ax, records, arms, vary, diverged, metric)
-    style.legend_below(figure, axes)
-    return axes
+    style.legend_below(figure, figure.axes)
+    return figure.axes
 
 
 def sweep(
@@ -56,16 +52,9 @@ def sweep(
     their number if not all diverged. Values that are not numbers, or not positive on a log axis, stand
     apart at the right: points with a bar from lowest to highest seed.
 
-    Args:
-        records: dicts with "arm", "seed", "epoch", "train_loss" and `metric`.
-        arms: dicts of "series" and "value" by arm.
-        vary: the varied setting, with its "label" and "log", whether its axis is logarithmic.
-        diverged: dicts with "arm" and "seed".
-        metric: of a run "validation_accuracy" (best epoch), "train_accuracy" (best), "validation_loss"
-            (best) or "train_loss" (last).
-
-    Raises:
-        ValueError: two arms of a series have the same value, or the records do not hold `metric`.
+    `vary` is the varied setting, with its "label" and "log", whether its axis is logarithmic. `diverged`
+    are dicts with "arm" and "seed". Raise ValueError if two arms of a series have the same value, or the
+    records do not hold `metric`.
     """
     if len({(arm["series"], arm["value"]) for arm in arms.values()}) < len(arms):
         raise ValueError(
@@ -78,13 +67,13 @@ def sweep(
     looks = style.styles(arm["series"] for arm in arms.values())
     for index, (series, look) in enumerate(looks.items()):
         points = {
-            arm["value"]: _point(by_seed(records, name), name, diverged, metric)
+            arm["value"]: _point(style.by_seed(records, name), name, diverged, metric)
             for name, arm in arms.items()
             if arm["series"] == series
         }
         # Points that stand apart stand side by side.
         places = _places(values, vary, 0.3 * (index - (len(looks) - 1) / 2))
-        _draw_series(ax, points, places, vary, look, _label(series, points))
+        _draw_series(ax, points, places, vary, look, series)
         outcomes += [outcome for point in points.values() for outcome in point.outcomes]
         if lost := {places[value]: point for value, point in points.items() if point.diverged}:
             crosses[series] = look["color"], lost
@@ -94,7 +83,8 @@ def sweep(
         ax.set_yticks([])
     if metric.endswith("loss"):
         style.log_if_wide(ax, "y", outcomes)
-    _mark_diverged(ax, crosses)
+    if crosses:
+        _mark_diverged(ax, crosses)
     style.legend_above(ax)
     return ax
 
@@ -102,21 +92,18 @@ def sweep(
 def _point(runs: dict[int, list[dict]], arm: str, diverged: list[dict], metric: str) -> Point:
     lost = {item["seed"] for item in diverged if item["arm"] == arm}
     seeds = runs.keys() | lost
-    finite_runs = [runs[seed] for seed in seeds if seed not in lost and not is_diverged(runs[seed])]
+    finite_runs = [runs[seed] for seed in seeds if seed not in lost and not style.is_diverged(runs[seed])]
     values = [np.array([record.get(metric) for record in run], dtype=float) for run in finite_runs]
     values = [run[np.isfinite(run)] for run in values]
     outcomes = [OUTCOMES[metric][1](run) for run in values if len(run)]
     return Point(outcomes, len(seeds) - len(finite_runs), len(seeds))
 
 
-def _label(series: str, points: dict[Any, Point]) -> str:
-    diverged, runs = (sum(getattr(point, key) for point in points.values()) for key in ("diverged", "runs"))
-    return f"{series} ({diverged} of {runs} runs diverged)" if diverged else series
-
-
 def _draw_series(
-    ax: Axes, points: dict[Any, Point], places: dict[Any, float], vary: dict, look: dict, label: str
+    ax: Axes, points: dict[Any, Point], places: dict[Any, float], vary: dict, look: dict, series: str
 ) -> None:
+    diverged, runs = (sum(getattr(point, key) for point in points.values()) for key in ("diverged", "runs"))
+    label = f"{series} ({diverged} of {runs} runs diverged)" if diverged else series
     on_axis = sorted(value for value in points if _is_on_axis(value, vary))
     low, mean, high = _spread(points[value] for value in on_axis)
     style.line_with_band(ax, on_axis, low, mean, high, look, label)
@@ -128,14 +115,13 @@ def _draw_series(
 
 def _spread(points: Iterable[Point]) -> np.ndarray:
     """Return lowest, mean and highest outcome of each point, NaN without any: [3, points]."""
-    outcomes = (point.outcomes for point in points)
-    rows = [(min(v), np.mean(v), max(v)) if v else (np.nan,) * 3 for v in outcomes]
+    outcomes = [point.outcomes or [np.nan] for point in points]
+    rows = [(min(values), np.mean(values), max(values)) for values in outcomes]
     return np.array(rows, dtype=float).reshape(-1, 3).T
 
 
 def _is_on_axis(value: Any, vary: dict) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    return is_number and (value > 0 or not vary["log"])
+    return is_finite_number(value) and not isinstance(value, bool) and (value > 0 or not vary["log"])
 
 
 def _places(values: list, vary: dict, shift: float = 0) -> dict[Any, float]:
@@ -160,32 +146,23 @@ def _draw_value_axis(ax: Axes, values: list, vary: dict) -> None:
     if on_axis:
         if vary["log"]:
             ax.set_xscale("log")
-        ax.set_xticks(_ticks(on_axis, vary["log"]))
+        ticks, first, last = on_axis, on_axis[0], on_axis[-1]
+        if sum(len(f"{value:g}") for value in on_axis) > 24:  # The labels of the values would overlap.
+            whole = all(isinstance(value, numbers.Integral) for value in on_axis)
+            locator = style.log_locator(on_axis) if vary["log"] else MaxNLocator(6, integer=whole)
+            ticks = [tick for tick in locator.tick_values(first, last) if first <= tick <= last]
+        ax.set_xticks(ticks)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
     if apart:
-        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-        names = [str(value) for value in apart]
-        ax.set_xticks(list(apart.values()), names, minor=bool(on_axis), fontsize="small", **turned)
+        look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor", "fontsize": "small"}
+        ax.set_xticks(list(apart.values()), list(map(str, apart)), minor=bool(on_axis), **look)
     if on_axis and apart:
-        border = _places([*on_axis, "border"], vary, -0.75)["border"]
-        ax.axvline(border, color="black", linewidth=0.8)
-
-
-def _ticks(values: list[float], log: bool) -> list[float]:
-    """Return the sorted `values`, or round numbers between them where their labels would overlap."""
-    if sum(len(f"{value:g}") for value in values) <= 24:
-        return values
-    whole = all(isinstance(value, numbers.Integral) for value in values)
-    locator = style.log_locator(values) if log else MaxNLocator(6, integer=whole)
-    ticks = locator.tick_values(values[0], values[-1])
-    return [tick for tick in ticks if values[0] <= tick <= values[-1]]
+        ax.axvline(_places([*on_axis, "border"], vary, -0.75)["border"], color="black", linewidth=0.8)
 
 
 def _mark_diverged(ax: Axes, crosses: dict[str, tuple[str, dict[float, Point]]]) -> None:
     """Draw crosses in a strip below all else, a row for each series: colour, and points by place."""
-    if not crosses:
-        return
     low, high = ax.transScale.transform([(1, y) for y in ax.get_ylim()])[:, 1]
     row = 0.1 * (high - low) / (1 - 0.1 * len(crosses))  # A tenth of the final height.
     below = [0, *(0.7 + index for index in range(len(crosses))), len(crosses)]

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tfbn.plots import style
-from tfbn.plots.runs import by_seed, is_diverged
 
 
 def curves(
@@ -24,17 +23,10 @@ def curves(
     """Draw `metric` over epochs: for each arm the mean line, and a band from lowest to highest seed.
 
     A diverged seed is in neither: it is drawn thin by itself, with a cross at its end, and the legend
-    counts it.
-
-    Args:
-        records: dicts with "arm", "seed", "epoch" and `metric`. With more than six arms colours repeat;
-            `sweep` suits them better.
-        metric: "train_loss", "train_accuracy", "validation_loss" or "validation_accuracy".
-        title: of the Axes. Default None: no title.
-        steps_per_epoch: to draw over steps. Default None: over epochs.
+    counts it. With more than six arms colours repeat; `sweep` suits them better.
     """
     for arm, look in style.styles(record["arm"] for record in records).items():
-        runs = by_seed(records, arm)
+        runs = style.by_seed(records, arm)
         diverged = _count_diverged(runs)
         label = f"{arm} ({diverged})" if diverged else arm
         _draw_runs(ax, runs, metric, label, look, steps_per_epoch or 1)
@@ -45,7 +37,7 @@ def curves(
 
 def _count_diverged(runs: dict[int, list[dict]]) -> str:
     """Return how many runs diverged, in words; an empty string if none did."""
-    count = sum(map(is_diverged, runs.values()))
+    count = sum(map(style.is_diverged, runs.values()))
     return f"{count} of {len(runs)} seeds diverged" if count else ""
 
 
@@ -57,10 +49,13 @@ def _draw_runs(
     for run in runs.values():
         # A metric that is missing or None becomes NaN.
         points = np.array([(r["epoch"] * scale, r.get(metric)) for r in run], dtype=float).T
-        if is_diverged(run):
-            _draw_diverged(ax, points[0], points[1], look["color"])
-        else:
+        if not style.is_diverged(run):
             finite_runs.append(points)
+            continue
+        ax.plot(*points, color=look["color"], linewidth=0.8)
+        finite = np.flatnonzero(np.isfinite(points[1]))
+        end = points[:, finite[-1]] if len(finite) else (points[0, 0], 0)
+        ax.plot(*end, "x", color=look["color"], markersize=9, markeredgewidth=2)
     if not finite_runs:
         ax.plot([], [], label=label, markersize=4, **look)
         return
@@ -71,16 +66,8 @@ def _draw_runs(
     style.line_with_band(ax, epochs, low, mean, high, look, label)
 
 
-def _draw_diverged(ax: Axes, epochs: np.ndarray, values: np.ndarray, color: str) -> None:
-    ax.plot(epochs, values, color=color, linewidth=0.8)
-    finite = np.flatnonzero(np.isfinite(values))
-    end = (epochs[finite[-1]], values[finite[-1]]) if len(finite) else (epochs[0], 0)
-    ax.plot(*end, "x", color=color, markersize=9, markeredgewidth=2)
-
-
 def _label_axes(ax: Axes, records: list[dict], metric: str, steps_per_epoch: int | None) -> None:
-    ax.set_xlabel("Step" if steps_per_epoch else "Epoch")
-    ax.set_ylabel(style.label_of(metric, records))
+    ax.set(xlabel="Step" if steps_per_epoch else "Epoch", ylabel=style.label_of(metric, records))
     # Steps are long numbers.
     ax.xaxis.set_major_locator(MaxNLocator(6 if steps_per_epoch else 10, integer=True))
     ax.grid(alpha=0.3)
@@ -89,14 +76,8 @@ def _label_axes(ax: Axes, records: list[dict], metric: str, steps_per_epoch: int
 def overview(records: list[dict], title: str, axes: Any = None, steps_per_epoch: int | None = None) -> Any:
     """Draw all metrics of the records: losses and accuracies, or the losses of a regression.
 
-    Args:
-        records, steps_per_epoch: as in `curves`.
-        title: above all; what follows a line break, such as a source, is small.
-        axes: four matplotlib Axes in an array, or two without accuracies. Default None: a new pyplot
-            figure.
-
-    Returns:
-        The array of Axes.
+    `axes` are four matplotlib Axes in an array, or two without accuracies, which are returned. Default
+    None: a new pyplot figure.
     """
     if axes is None:
         axes = _panels(plt.figure(layout="constrained"), records)
@@ -142,34 +123,25 @@ def by_value(
     vary: dict[str, Any],
     steps_per_epoch: int | None = None,
 ) -> list[Axes]:
-    """Draw validation accuracy over epochs, a panel for each varied value, a line for each series.
-
-    A regression shows its validation loss.
-
-    Args:
-        records, steps_per_epoch: as in `curves`.
-        arms: dicts of "series" and "value" by arm.
-        vary: the varied setting, with its "label".
-    """
+    """Draw validation accuracy (or loss) over epochs, a panel for each value, a line for each series."""
     metric = list(style.metrics(records))[-1]
     values = list(dict.fromkeys(arm["value"] for arm in arms.values()))
     columns = min(3, len(values))
     rows = -(-len(values) // columns)
     figure.set_size_inches(1 + 3.5 * columns, 1 + 3.2 * rows)
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel())
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for ax in axes[len(values) :]:
         ax.remove()
-    axes = axes[: len(values)]
-    for ax, value in zip(axes, values, strict=True):
+    for ax, value in zip(figure.axes, values, strict=True):
         name = f"{value:g}" if isinstance(value, float) else value
         title = [textwrap.fill(f"{vary['label']}: {name}", 40)]
         for arm, look in style.series_styles(arms).items():
             if arms[arm]["value"] == value:
-                runs, series = by_seed(records, arm), arms[arm]["series"]
+                runs, series = style.by_seed(records, arm), arms[arm]["series"]
                 _draw_runs(ax, runs, metric, series, look, steps_per_epoch or 1)
                 title += [f"{series}: {diverged}"] if (diverged := _count_diverged(runs)) else []
         ax.set_title("\n".join(title), fontsize="medium")
         _label_axes(ax, records, metric, steps_per_epoch)
         ax.tick_params(labelbottom=True, labelleft=True)
-    style.legend_below(figure, axes)
-    return axes
+    style.legend_below(figure, figure.axes)
+    return figure.axes

@@ -1,14 +1,25 @@
-"""Percentiles, drifts and histograms draw their arguments."""
+"""Percentiles, drifts, histograms and fits draw their arguments; drifts by hand."""
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from observations import ARMS, observed
 
 from tfbn import plots
+from tfbn.plots.observations import drift, histogram, median_unit
 
+ARMS = {"batchnorm": {"series": "batchnorm"}, "plain": {"series": "plain"}}
 NAN = float("nan")
 LOOK = {"color": "#0072B2", "linestyle": "-", "marker": "o"}
+
+
+def observed(key, value_of, arms=ARMS, seeds=(1, 0), epochs=(2, 0, 1)):
+    """Observations of `key`, not in order."""
+    return [
+        {"arm": arm, "seed": seed, "epoch": epoch, key: value_of(arm, seed, epoch)}
+        for epoch in epochs
+        for seed in seeds
+        for arm in arms
+    ]
 
 
 def moving(arm, seed, epoch):
@@ -117,6 +128,73 @@ def test_histograms_draw_first_and_last_epoch_of_the_lowest_seed():
 @pytest.mark.parametrize("bad", [None, NAN])
 def test_histogram_draws_one_value_and_leaves_out_limits_that_are_not_numbers(bad):
     one = {"low": 3.0, "high": 3.0, "counts": [0, 4]}
-    ax = plots.histogram(Figure().subplots(), one, {"low": bad, "high": bad, "counts": [4, 0]}, "black")
+    ax = histogram(Figure().subplots(), one, {"low": bad, "high": bad, "counts": [4, 0]}, "black")
     ((edges, values),) = bars(ax)
     assert (edges.tolist(), values.tolist()) == ([2.5, 3, 3.5], [0, 1])
+
+
+def test_fits_draw_data_and_curves_darker_with_each_step():
+    x, points = [0.0, 0.5, 1.0], ([0.1, 0.2], [-1.0, 3.0])
+
+    def outputs(arm, seed, epoch):
+        return [None] * 3 if (arm, epoch) == ("plain", 2) else [seed, epoch, 1e6]
+
+    observations = observed("outputs", outputs)
+    figure = plots.figure("Title", plots.fits, observations, ARMS, x, points, steps_per_epoch=50)
+    batchnorm, plain, bar = figure.axes
+    for ax, last in ((batchnorm, [0, 2, 1e6]), (plain, [NAN] * 3)):
+        data, *curves = ax.lines
+        np.testing.assert_allclose(data.get_xydata(), np.transpose(points))
+        np.testing.assert_allclose([line.get_xdata() for line in curves], [x] * 3)
+        np.testing.assert_allclose([line.get_ydata() for line in curves], [[0, 0, 1e6], [0, 1, 1e6], last])
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["data", "step 100"]
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "y")
+        assert ax.get_ylim() == (-2.2, 4.2), "the data and a third of them, whatever runs away"
+        grey = [np.dot(line.get_color()[:3], [0.299, 0.587, 0.114]) for line in curves]
+        assert grey[0] > grey[1] + 0.1 > grey[2] + 0.2, "darker with each step"
+    assert [ax.get_title() for ax in (batchnorm, plain)] == ["batchnorm, seed 0", "plain, seed 0"]
+    assert bar.get_ylabel() == "Step"
+    assert bar.get_ylim() == (0, 100)
+
+
+def test_fits_draw_observations_from_before_training_only():
+    observations = observed("outputs", lambda *_: [1.0, 2.0], epochs=[0])
+    figure = plots.figure("Title", plots.fits, observations, ARMS, [0, 1], ([0, 1], [0, 1]))
+    figure.draw_without_rendering()
+    assert figure.axes[-1].get_ylabel() == "Epoch"
+
+
+def run_of(percentiles, first=1):
+    return [{"epoch": epoch, "percentiles": units} for epoch, units in enumerate(percentiles, first)]
+
+
+def test_drift_by_hand():
+    # Unit 0 ends 3 wide; it is away by 0, 0, 2, then by 1, 1, 0. Unit 1 stays. Unit 2 has no width at the
+    # end, and of unit 3 the end is not known.
+    percentiles = [
+        [[0, 1, 1], [-1, 0, 1], [5, 5, 6], [-1, 0, 1]],
+        [[1, 2, 3], [-1, 0, 1], [6, 6, 7], [-1, 0, 1]],
+        [[0, 1, 3], [-1, 0, 1], [7, 7, 7], [NAN, NAN, NAN]],
+    ]
+    expected = [np.mean([2 / 3, 2 / 3]) / 3, 0, NAN, NAN]
+    np.testing.assert_allclose(drift(run_of(percentiles)), expected)
+    np.testing.assert_allclose(drift(run_of(percentiles[:1])), [NAN] * 4)
+    np.testing.assert_allclose(drift(run_of(percentiles[:1], first=0)), [NAN] * 4)
+
+
+def test_drift_ignores_missing_epochs_and_those_before_training():
+    percentiles = [[[-9.0, 0.0, 9.0]], [[-1.0, 2.0, 1.0]], [[None] * 3], [[0.0, 3.0, 2.0]]]
+    np.testing.assert_allclose(drift(run_of(percentiles, first=0)), [1 / 2])
+
+
+def test_drift_has_no_unit():
+    percentiles = np.sort(np.random.default_rng(0).normal(size=[5, 4, 3]))
+    np.testing.assert_allclose(drift(run_of(1000 * percentiles + 7)), drift(run_of(percentiles)))
+
+
+@pytest.mark.parametrize(
+    ("drifts", "unit"),
+    [([3, 1, 2], 2), ([3, 1, 2, 4], 2), ([NAN, 5, NAN, 4, 6], 1), ([NAN, NAN], 0), ([0.5], 0)],
+)
+def test_median_unit_is_the_lower_middle_one(drifts, unit):
+    assert median_unit(np.array(drifts, dtype=float)) == unit
