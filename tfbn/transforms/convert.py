@@ -1,6 +1,7 @@
 """`without_batchnorm` and `convert`: a model's twin without batch norm, or with Keras' for tfbn's."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -85,26 +86,24 @@ def convert(model: keras.Model, to: str = "tfbn") -> keras.Model:
     True
     """
     arguments.choice("to", to, CLASSES_BY_PACKAGE)
-    classes = {package: kind for package, kind in CLASSES_BY_PACKAGE.items() if package != to}
-    collected, norms = _reach(model, classes)
-    instead = {norm: _converted(norm, name, to) for norm, name in norms.items()}
-    return graphs.copy(collected, instead=instead)
+    collected, norms = _reach(model, [package for package in CLASSES_BY_PACKAGE if package != to])
+    return graphs.copy(collected, instead={norm: _converted(norm, name, to) for norm, name in norms.items()})
 
 
-def _reach(model: keras.Model, classes: dict[str, type]) -> tuple[graphs.Graphs, dict[keras.Layer, str]]:
-    """Return the graphs in `model`, and the names of the norms of these `classes` in them.
+def _reach(model: keras.Model, packages: Iterable[str]) -> tuple[graphs.Graphs, dict[keras.Layer, str]]:
+    """Return the graphs in `model`, and the names of the norms of these `packages` in them.
 
     Raises:
         ValueError: there are none, or a copy of the graphs would keep some.
     """
     inspection.find_batchnorms(model)
-    collected = graphs.collect(model)
-    kinds = tuple(classes.values())
+    collected = graphs.Graphs(model)
+    kinds = tuple(CLASSES_BY_PACKAGE[package] for package in packages)
     norms = {layer: name for layer, name in collected.names.items() if isinstance(layer, kinds)}
     if not norms:
         raise ValueError(
             f"The graph of model {model.name!r} has no batch normalization layer of "
-            f"{' or '.join(classes)}, and so nothing would change. Use the model as it is."
+            f"{' or '.join(packages)}, and so nothing would change. Use the model as it is."
         )
     reached = {layer for graph in collected.plain.values() for layer in graph.layers}
     hidden = [name for layer, name in norms.items() if layer not in reached]
@@ -125,9 +124,7 @@ def _reach(model: keras.Model, classes: dict[str, type]) -> tuple[graphs.Graphs,
 
 def _converted(norm: keras.Layer, name: str, to: str) -> keras.Layer:
     """Return a new layer of the package `to` with the arguments of `norm`."""
-    config = norm.get_config()
-    if to == "keras":
-        config = _for_keras(config, name)
+    config = norm.get_config() if to == "tfbn" else _for_keras(norm.get_config(), name)
     try:
         return CLASSES_BY_PACKAGE[to](**config)
     except (TypeError, ValueError) as error:
@@ -138,21 +135,19 @@ def _converted(norm: keras.Layer, name: str, to: str) -> keras.Layer:
 
 def _for_keras(config: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the configuration of a layer of tfbn's as a configuration of Keras' layer."""
-    theirs = inspect.signature(keras.layers.BatchNormalization).parameters
-    ours = inspect.signature(BatchNormalization).parameters
-    own = {key: value for key, value in config.items() if key in ours and key not in theirs}
-    unsupported = {key: value for key, value in own.items() if value != ours[key].default}
+    ours, theirs = (inspect.signature(kind).parameters for kind in CLASSES_BY_PACKAGE.values())
+    own = [key for key in config if key in ours and key not in theirs]
+    unsupported = [key for key in own if config[key] != ours[key].default]
     if config["momentum"] is None:
-        unsupported["momentum"] = None
-    axis = config["axis"]
-    if isinstance(axis, list) and len(axis) > 1:
-        unsupported["axis"] = axis
+        unsupported.append("momentum")
+    axes = config["axis"] if isinstance(config["axis"], list) else [config["axis"]]
+    if len(axes) > 1:
+        unsupported.append("axis")
     if unsupported:
-        options = ", ".join(f"{key}={value!r}" for key, value in unsupported.items())
+        options = ", ".join(f"{key}={config[key]!r}" for key in unsupported)
         raise ValueError(
             f"Layer {name!r} has {options}, which keras.layers.BatchNormalization does not support. Leave "
             "that at its default in the code that builds the model. To run tfbn's layer where tfbn is not "
             "installed, use `export` or `fold`."
         )
-    shared = {key: value for key, value in config.items() if key not in own}
-    return {**shared, "axis": axis[0] if isinstance(axis, list) else axis}
+    return {key: value for key, value in config.items() if key not in own} | {"axis": axes[0]}

@@ -102,7 +102,7 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
         tolerance = _default_tolerance(model)
     else:
         tolerance = arguments.positive_number("tolerance", tolerance)
-    collected = graphs.collect(model, advice="To export it as it is, use fold=False.")
+    collected = graphs.Graphs(model, advice="To export it as it is, use fold=False.")
     data = _examples(collected.plain[model], data)
     plan = Plan(graphs.Trace(collected))
     copy = graphs.copy(collected, gone=plan.takers, weights=plan.weights)

@@ -8,13 +8,10 @@ import numpy as np
 from tfbn.foundation import arguments
 from tfbn.layers.batch_normalization import BatchNormalization
 
-KEYS_BY_WEIGHT = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-STATE_KEYS = {*KEYS_BY_WEIGHT.values(), "num_batches_tracked"}
+# PyTorch's keys by the names of Keras' weights. Each pair is there or not as a whole.
+AFFINE_KEYS = {"gamma": "weight", "beta": "bias"}
+AVERAGES_KEYS = {"moving_mean": "running_mean", "moving_variance": "running_var"}
+STATE_KEYS = {*AFFINE_KEYS.values(), *AVERAGES_KEYS.values(), "num_batches_tracked"}
 
 
 def from_torch(
@@ -75,7 +72,6 @@ def from_torch(
             "`values_per_batch` is needed with momentum=None: only with the number of values in each of "
             f"the {batches} batches can their average go on. Received: values_per_batch=None."
         )
-    tracked = "running_mean" in arrays
     layer = BatchNormalization(
         axis=axis,
         momentum=None if momentum is None else 1 - arguments.number("momentum", momentum),
@@ -83,13 +79,11 @@ def from_torch(
         center="weight" in arrays,
         scale="weight" in arrays,
         unbiased=True,
-        test_local_stats=not tracked,
+        test_local_stats="running_mean" not in arrays,
         name=name,
     )
-    shape: list[int | None] = [None] * ndim
-    shape[axis] = channels
-    layer.build(shape)
-    for weight, key in KEYS_BY_WEIGHT.items():
+    layer.build([channels if index == axis % ndim else None for index in range(ndim)])
+    for weight, key in (AFFINE_KEYS | AVERAGES_KEYS).items():
         if key in arrays:
             getattr(layer, weight).assign(arrays[key])
     if momentum is None:
@@ -107,7 +101,7 @@ def _check_arrays(arrays: dict[str, np.ndarray]) -> int:
             f"{', '.join(sorted(STATE_KEYS))}. Received: {sorted(unknown) or shapes}. Take the part of one "
             "layer, without its prefix."
         )
-    for one, other in (("weight", "bias"), ("running_mean", "running_var")):
+    for one, other in (AFFINE_KEYS.values(), AVERAGES_KEYS.values()):
         if (one in arrays) != (other in arrays):
             raise ValueError(
                 f"`state` must have both {one!r} and {other!r} or neither. Received: {sorted(arrays)}."
