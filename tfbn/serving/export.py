@@ -1,5 +1,6 @@
 """`export`: a finished model as files that other programs run, each checked in the runtime it is for."""
 
+import importlib.metadata
 import os
 import tempfile
 from collections.abc import Callable
@@ -8,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfbn.foundation import arguments
+from tfbn.foundation.errors import first_line
 from tfbn.foundation.files import check_new_folder, staged, write_json
-from tfbn.foundation.provenance import versions
+from tfbn.foundation.provenance import is_installed, versions
+from tfbn.foundation.silence import output_captured
 from tfbn.foundation.tables import text_table
 from tfbn.layers import inspection
 from tfbn.runtime.devices import describe_device
-from tfbn.serving.formats import FILES, check_formats, convert, package_versions, run_isolated
-from tfbn.serving.proof import Proof
+from tfbn.serving.proof import Proof, endpoint_functions
 from tfbn.transforms.fold import fold as fold_model
+
+# By format: its file, and the packages that write and run it. tfbn's extra of the same name installs them.
+FILES = {"savedmodel": "savedmodel", "litert": "model.tflite", "onnx": "model.onnx"}
+PACKAGES = {"savedmodel": (), "litert": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime")}
 
 
 @dataclass
@@ -42,16 +49,11 @@ class Export:
         """Return the rows as a text table, as wide as the terminal."""
         sizes = list(self.rows[0]["milliseconds"])
         header = ["", "file", "kB", "difference", *(f"ms, batch of {size}" for size in sizes)]
-        rows = [
-            [
-                row["name"],
-                row["file"] or "-",
-                f"{row['bytes'] / 1000:,.1f}",
-                f"{row['difference']:.1e}",
-                *(f"{row['milliseconds'][size]:.3f}" for size in sizes),
-            ]
-            for row in self.rows
-        ]
+        rows = []
+        for row in self.rows:
+            kilobytes, share = f"{row['bytes'] / 1000:,.1f}", f"{row['difference']:.1e}"
+            times = [f"{row['milliseconds'][size]:.3f}" for size in sizes]
+            rows.append([row["name"], row["file"] or "-", kilobytes, share, *times])
         return text_table(header, rows, numeric=range(2, len(header)))
 
 
@@ -115,9 +117,14 @@ def export(
     >>> [row["name"] for row in done.rows]
     ['keras', 'folded', 'savedmodel']
     """
-    check_formats(formats, images)
+    _check_formats(formats, images)
     tolerance = arguments.positive_number("tolerance", tolerance)
-    has_batchnorm = _has_batchnorm(model)
+    try:
+        has_batchnorm = bool(inspection.find_batchnorms(model))
+    except ValueError:
+        if not model.built:
+            raise
+        has_batchnorm = False
     path = check_new_folder(path)
     proof = Proof(model, data, images, tolerance)
     final: keras.Model = model
@@ -133,7 +140,7 @@ def export(
         "folding": folding,
         "signatures": {},
         "device": describe_device("cpu:0"),
-        "versions": versions() | package_versions(formats),
+        "versions": versions() | _package_versions(formats),
     }
     with tempfile.TemporaryDirectory(prefix="tfbn-") as scratch, staged(path) as folder:
         folder.mkdir()
@@ -141,24 +148,53 @@ def export(
             if on_format is not None:
                 on_format(name)
             file = folder / FILES[name]
-            convert(name, final, proof.endpoints, file)
-            # The other formats have no signature for images.
-            endpoints = proof.batches if name == "savedmodel" else ["serving_default"]
-            batches = {endpoint: proof.batches[endpoint] for endpoint in endpoints}
-            *results, about["signatures"][name] = run_isolated(name, file, batches, scratch)
-            proof.check(name, file.name, _file_bytes(file), *results)
+            _convert(name, final, proof, file)
+            about["signatures"][name] = proof.check_file(name, file, scratch)
         write_json(folder / "export.json", {**about, "rows": proof.rows})
     return Export(path, proof.rows, about)
 
 
-def _has_batchnorm(model: keras.Model) -> bool:
-    try:
-        return bool(inspection.find_batchnorms(model))
-    except ValueError:
-        if not model.built:
-            raise
-        return False
+def _check_formats(formats, images):
+    valid = isinstance(formats, (list, tuple)) and formats and all(name in FILES for name in formats)
+    if not valid or len(set(formats)) < len(formats):
+        raise ValueError(
+            f"`formats` must be a list of one or more of {', '.join(FILES)}, each once. "
+            f"Received: formats={formats!r}."
+        )
+    if images and "savedmodel" not in formats:
+        raise ValueError(f"`images` needs savedmodel among the formats. Received: formats={formats!r}.")
+    for name in formats:
+        missing = [package for package in PACKAGES[name] if not is_installed(package)]
+        if missing:
+            raise ValueError(
+                f"The format {name} needs {', '.join(missing)}, which is not installed. "
+                f"Run: pip install 'tfbn[{name}]'."
+            )
 
 
-def _file_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+def _package_versions(formats):
+    names = importlib.metadata.packages_distributions()  # onnxruntime may come as onnxruntime-gpu.
+    packages = [names[module][0] for name in formats for module in PACKAGES[name]]
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def _convert(name, model, proof, file):
+    """Write `model` to `file` in the format `name`; an error ends with what the converter printed."""
+    tf.get_logger()  # Made later, it would keep the stream that stands in while output is captured.
+    with output_captured() as printed:
+        try:
+            if name != "savedmodel":
+                model.export(file, format=name, verbose=False, input_signature=[proof.spec])
+                return
+            archive = keras.export.ExportArchive()
+            archive.track(model)
+            for endpoint, function in endpoint_functions(model, proof.spec, proof.head).items():
+                function.get_concrete_function()  # The archive takes functions that are traced.
+                # Keras makes of the first one "serving_default", too; in Python it is `loaded.serve`.
+                archive.add_endpoint(endpoint.replace("serving_default", "serve"), function)
+            archive.write_out(file, verbose=False)
+        except Exception as error:
+            raise ValueError(
+                f"Model {model.name!r} cannot be converted to {name}. Nothing was written. Choose other "
+                f"`formats`. {type(error).__name__}: {first_line(error)}\n{printed()}".rstrip()
+            ) from error

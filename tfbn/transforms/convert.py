@@ -87,15 +87,12 @@ def convert(model: keras.Model, to: str = "tfbn") -> keras.Model:
     """
     arguments.choice("to", to, CLASSES_BY_PACKAGE)
     collected, norms = _reach(model, [package for package in CLASSES_BY_PACKAGE if package != to])
-    return graphs.copy(collected, instead={norm: _converted(norm, name, to) for norm, name in norms.items()})
+    instead = {norm: _converted(norm, name, to) for norm, name in norms.items()}
+    return graphs.copy(collected, instead=instead)
 
 
 def _reach(model: keras.Model, packages: Iterable[str]) -> tuple[graphs.Graphs, dict[keras.Layer, str]]:
-    """Return the graphs in `model`, and the names of the norms of these `packages` in them.
-
-    Raises:
-        ValueError: there are none, or a copy of the graphs would keep some.
-    """
+    """Return the graphs in `model`, and the names of the norms of these `packages`, which a copy can reach."""
     inspection.find_batchnorms(model)
     collected = graphs.Graphs(model)
     kinds = tuple(CLASSES_BY_PACKAGE[package] for package in packages)
@@ -123,7 +120,6 @@ def _reach(model: keras.Model, packages: Iterable[str]) -> tuple[graphs.Graphs, 
 
 
 def _converted(norm: keras.Layer, name: str, to: str) -> keras.Layer:
-    """Return a new layer of the package `to` with the arguments of `norm`."""
     config = norm.get_config() if to == "tfbn" else _for_keras(norm.get_config(), name)
     try:
         return CLASSES_BY_PACKAGE[to](**config)

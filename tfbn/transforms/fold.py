@@ -99,12 +99,15 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
     """
     norms = inspection.find_batchnorms(model)
     if tolerance is None:
-        tolerance = _default_tolerance(model)
+        # A model's own policy says nothing of its layers, and an input computes nothing.
+        idle = (keras.Model, keras.layers.InputLayer)
+        layers = [layer for layer in flatten_layers(model) if not isinstance(layer, idle)]
+        tolerance = max(TOLERANCES.get(layer.compute_dtype, 0) for layer in layers)
     else:
         tolerance = arguments.positive_number("tolerance", tolerance)
     collected = graphs.Graphs(model, advice="To export it as it is, use fold=False.")
     data = _examples(collected.plain[model], data)
-    plan = Plan(graphs.Trace(collected))
+    plan = Plan(collected)
     copy = graphs.copy(collected, gone=plan.takers, weights=plan.weights)
     difference = _difference(model, copy, data)
     if difference > tolerance:
@@ -123,18 +126,21 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
     return copy
 
 
-def _default_tolerance(model: keras.Model) -> float:
-    # A model's own policy says nothing of its layers, and an input computes nothing.
-    idle = (keras.Model, keras.layers.InputLayer)
-    layers = [layer for layer in flatten_layers(model) if not isinstance(layer, idle)]
-    return max(TOLERANCES.get(layer.compute_dtype, 0) for layer in layers)
-
-
 def _examples(model: keras.Model, data: Any) -> Any:
     """Return the first examples of `data`, or normal ones, in the structure of the model's inputs."""
+    rng = np.random.default_rng(0)
+
+    def normal(tensor):
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            raise ValueError(
+                f"Input {tensor.name!r} of model {model.name!r} is {tensor.dtype}: random numbers may not "
+                "do. Pass a batch of inputs as `data`."
+            )
+        unknown = UNKNOWN_IMAGE_LENGTH if len(tensor.shape) > 3 else UNKNOWN_LENGTH
+        return rng.normal(size=[length or unknown for length in tensor.shape])
+
     if data is None:
-        rng = np.random.default_rng(0)
-        return keras.tree.map_structure(lambda tensor: _normal(rng, tensor, model.name), model.input)
+        return keras.tree.map_structure(normal, model.input)
     data = keras.tree.map_structure(lambda leaf: np.atleast_1d(leaf)[:COMPARED_EXAMPLES], data)
     if [leaf.size > 0 for leaf in keras.tree.flatten(data)] != [True] * len(model.inputs):
         raise ValueError(
@@ -142,16 +148,6 @@ def _examples(model: keras.Model, data: Any) -> Any:
             f"more of {[tensor.name for tensor in model.inputs]}."
         )
     return data
-
-
-def _normal(rng: np.random.Generator, tensor: keras.KerasTensor, name: str) -> np.ndarray:
-    if not keras.backend.is_float_dtype(tensor.dtype):
-        raise ValueError(
-            f"Input {tensor.name!r} of model {name!r} is {tensor.dtype}: random numbers may not do. Pass a "
-            "batch of inputs as `data`."
-        )
-    unknown = UNKNOWN_IMAGE_LENGTH if len(tensor.shape) > 3 else UNKNOWN_LENGTH
-    return rng.normal(size=[length or unknown for length in tensor.shape])
 
 
 def _difference(model: keras.Model, copy: keras.Model, data: Any) -> float:

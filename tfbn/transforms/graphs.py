@@ -4,7 +4,6 @@ import functools
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -64,20 +63,26 @@ def _plain(model):
     return plain if type(model).call is (keras.Sequential if sequential else type(plain)).call else None
 
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A call of a layer in a graph; `outputs` are in a flat list."""
+class Call(keras.Operation):
+    """A call of a layer in a graph, whose `outputs`, in a flat list, have the shapes of the layer's."""
 
-    layer: keras.Operation
-    args: tuple
-    kwargs: dict[str, Any]
-    outputs: list[keras.KerasTensor]
+    def __init__(self, layer: keras.Operation, args: tuple, kwargs: dict[str, Any]):
+        super().__init__()
+        self.layer, self.args, self.kwargs = layer, args, kwargs
+        leaves = keras.tree.flatten((args, kwargs))
+        self.inputs = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+        self.outputs = keras.tree.flatten(self(*args, **kwargs))
+
+    def compute_output_spec(self, *args, **kwargs):
+        # `input` and `output` are those of the first call. Inputs of another shape need another call.
+        first = keras.tree.flatten(self.layer.input)
+        alike = [(t.shape, t.dtype) for t in first] == [(t.shape, t.dtype) for t in self.inputs]
+        outputs = self.layer.output if alike else self.layer(*args, **kwargs)
+        return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), outputs)
 
 
 class Trace:
-    """The calls in several graphs, and how their tensors connect them.
-
-    The tensors are stand-ins: a trace adds no calls to the layers of the model.
+    """The calls in several graphs, and how their tensors connect them, without new calls of the layers.
 
     Attributes:
         calls: all calls, in order. The same call in two graphs is one.
@@ -87,49 +92,30 @@ class Trace:
     """
 
     def __init__(self, graphs: Graphs):
-        self.uses: dict[keras.KerasTensor, list[Call | None]] = defaultdict(list)
         self._calls: dict[tuple, Call] = {}
-        new_input, stand_in = functools.cache(_input), functools.cache(_StandIn)
+        self.uses: dict[keras.KerasTensor, list[Call | None]] = defaultdict(list)
+
+        @functools.cache  # Models that are nested side by side may have the same input.
+        def new_input(tensor):
+            return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+
         for plain in graphs.plain.values():
             inputs = keras.tree.map_structure(new_input, plain.input)
-            options = {"clone_function": stand_in, "call_function": self._record}
+            options = {"clone_function": lambda layer: layer, "call_function": self._record}
             for tensor in keras.models.clone_model(plain, inputs, **options).outputs:
                 self.uses[tensor].append(None)
         self.calls = list(self._calls.values())
         self.counts = Counter(call.layer for call in self.calls)
         self.producers = {tensor: call for call in self.calls for tensor in call.outputs}
 
-    def _record(self, stand_in, *args, **kwargs):
-        key = (stand_in, *kwargs, *map(id, keras.tree.flatten((args, kwargs))))
+    def _record(self, layer, *args, **kwargs):
+        """Return the outputs of a call, which is recorded once."""
+        key = (layer, *kwargs, *map(id, keras.tree.flatten((args, kwargs))))
         if key not in self._calls:
-            outputs = keras.tree.flatten(stand_in(*args, **kwargs))
-            self._calls[key] = Call(stand_in.layer, args, kwargs, outputs)
-            for tensor in _tensors(args, kwargs):
-                self.uses[tensor].append(self._calls[key])
+            call = self._calls[key] = Call(layer, args, kwargs)
+            for tensor in call.inputs:
+                self.uses[tensor].append(call)
         return self._calls[key].outputs
-
-
-def _input(tensor):
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
-
-
-class _StandIn(keras.Operation):
-    """An operation whose outputs have the shapes of the outputs of `layer`."""
-
-    def __init__(self, layer):
-        super().__init__(name=layer.name)
-        self.layer = layer
-
-    def compute_output_spec(self, *args, **kwargs):
-        # `input` and `output` are those of the first call. Inputs of another shape need another call.
-        first, inputs = keras.tree.flatten(self.layer.input), _tensors(args, kwargs)
-        alike = [(t.shape, t.dtype) for t in first] == [(t.shape, t.dtype) for t in inputs]
-        outputs = self.layer.output if alike else self.layer(*args, **kwargs)
-        return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), outputs)
-
-
-def _tensors(args, kwargs):
-    return [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
 
 
 def copy(

@@ -37,12 +37,12 @@ class Plan:
     """
 
     def __init__(self, graphs: Graphs):
-        self.trace = trace = Trace(graphs)
+        self.trace = Trace(graphs)
         self.takers: dict[keras.Layer, keras.Layer] = {}
         self.reasons: dict[keras.Layer, str] = {}
         self.weights: dict[keras.Layer, list[np.ndarray]] = {}
         waiting: list[Call] = []
-        left = [call for call in trace.calls if isinstance(call.layer, inspection.BATCHNORM_CLASSES)]
+        left = [call for call in self.trace.calls if isinstance(call.layer, inspection.BATCHNORM_CLASSES)]
         # A norm that is gone makes way for those on either side of it.
         while len(left) != len(waiting):
             waiting = left
