@@ -44,18 +44,26 @@ class Proof:
         self.batches = {
             name: {size: np.resize(x, (size, *x.shape[1:])) for size in sizes} for name, x in inputs.items()
         }
-        self.expected, milliseconds = self._run(model)
+        self.rows: list[dict] = []
+        self.expected: dict[str, dict[int, np.ndarray]] = {}
+        self.check_model("keras", model)
+
+    def check_model(self, name: str, model: keras.Model) -> None:
+        """Add rows for a Keras model. The outputs of the first one are expected of all that follow."""
+        functions = endpoint_functions(model, self.spec, self.head)
+        # The runtimes are on the CPU, too: a GPU rounds differently.
+        with tf.device("cpu:0"):
+            outputs, milliseconds = runtimes.measure(
+                lambda endpoint, batch: functions[endpoint](tf.constant(batch)).numpy(), self.batches
+            )
+        self.expected = self.expected or outputs
         if not all(np.isfinite(x).all() for by_size in self.expected.values() for x in by_size.values()):
             raise ValueError(
                 f"Model {model.name!r} itself gives outputs that are not finite. Check its weights and "
                 "`data`."
             )
-        self.rows: list[dict] = []
-        self._check("keras", None, _weight_bytes(model), self.expected, milliseconds)
-
-    def check_model(self, name: str, model: keras.Model) -> None:
-        """Add rows for a Keras model."""
-        self._check(name, None, _weight_bytes(model), *self._run(model))
+        size = sum(weight.numpy().nbytes for weight in model.weights)
+        self._check(name, None, size, outputs, milliseconds)
 
     def check_file(self, name: str, file: Path, scratch: str) -> dict[str, Any]:
         """Add rows for the file of the format `name`, and return its signatures."""
@@ -66,15 +74,6 @@ class Proof:
         size = sum(part.stat().st_size for part in [file, *file.rglob("*")] if part.is_file())
         self._check(name, file.name, size, outputs, milliseconds)
         return signatures
-
-    def _run(self, model):
-        """Return the outputs of `model` and the median milliseconds of a call."""
-        functions = endpoint_functions(model, self.spec, self.head)
-        # The runtimes are on the CPU, too: a GPU rounds differently.
-        with tf.device("cpu:0"):
-            return runtimes.measure(
-                lambda name, batch: functions[name](tf.constant(batch)).numpy(), self.batches
-            )
 
     def _check(self, name, file, size, outputs, milliseconds):
         """Add a row for each endpoint, with the `size` of the file in bytes."""
@@ -120,7 +119,7 @@ def endpoint_functions(
 
 
 def _run_isolated(name, file, batches, scratch):
-    """Return outputs, milliseconds and signatures from the runtime of `name`, in a new process on the CPU."""
+    """Return outputs, milliseconds and signatures of `file` in its runtime, a new process on the CPU."""
     source, destination = Path(scratch, "in.npz"), Path(scratch, "out.npz")
     np.savez(source, **runtimes.flat(batches))
     process = subprocess.run(
@@ -141,7 +140,7 @@ def _run_isolated(name, file, batches, scratch):
 
 
 def difference(outputs: dict[int, np.ndarray], expected: dict[int, np.ndarray]) -> float:
-    """Compare by batch size: the largest difference as a share of the largest output; infinite for a shape."""
+    """Return the largest difference, as a share of the largest output; infinite where a shape differs."""
     largest = max(np.abs(wanted).max() for wanted in expected.values()) or 1.0
     differences = [
         np.abs(outputs[size] - wanted).max() if outputs[size].shape == wanted.shape else np.inf
@@ -162,16 +161,14 @@ def _examples(model, data, images):
     """Return the examples to compare by, and the specification of a batch of any size."""
     inputs, outputs = (getattr(model, name, None) or [None] for name in ("inputs", "outputs"))
     shape, dtype = (inputs[0].shape[1:], inputs[0].dtype) if inputs[0] is not None else (None, "float32")
+    dtype = tf.float32 if tf.as_dtype(dtype).is_floating else tf.as_dtype(dtype)
     x = [] if data is None else tf.nest.flatten(next(batch_reader(model, data, MOST_EXAMPLES)())[0])
     if max(len(inputs), len(outputs), len(x)) > 1:
         raise ValueError(
             f"A model must have one input and one output to be exported. {model.name!r} has "
             f"{max(len(inputs), len(x))} and {len(outputs)}. Use Keras' own `model.export`."
         )
-    dtype = tf.as_dtype(dtype)
-    if dtype.is_floating:
-        dtype = tf.float32
-    elif images:
+    if images and not dtype.is_floating:
         raise ValueError(f"`images` needs a model that takes floats. {model.name!r} takes {dtype.name}.")
     if x:
         examples = np.asarray(x[0])[:MOST_EXAMPLES].astype(dtype.as_numpy_dtype)
@@ -184,7 +181,3 @@ def _examples(model, data, images):
     else:
         examples = np.random.default_rng(0).standard_normal([GENERATED_EXAMPLES, *shape]).astype("float32")
     return examples, tf.TensorSpec([None, *shape], dtype, name="inputs")
-
-
-def _weight_bytes(model):
-    return sum(weight.numpy().nbytes for weight in model.weights)

@@ -92,7 +92,7 @@ def convert(model: keras.Model, to: str = "tfbn") -> keras.Model:
 
 
 def _reach(model: keras.Model, packages: Iterable[str]) -> tuple[graphs.Graphs, dict[keras.Layer, str]]:
-    """Return the graphs in `model`, and the names of the norms of these `packages`, which a copy can reach."""
+    """Return the graphs in `model`, and the names of the norms of these `packages`, all within reach."""
     inspection.find_batchnorms(model)
     collected = graphs.Graphs(model)
     kinds = tuple(CLASSES_BY_PACKAGE[package] for package in packages)

@@ -117,12 +117,9 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
             "model or with variances close to 0; else keep the model as it is."
         )
     names, unknown = collected.names, "it is inside a layer whose graph is unknown"
-    copy.folding = Folding(
-        folded={names[norm]: names[plan.takers[norm]] for norm in norms if norm in plan.takers},
-        kept={names[norm]: plan.reasons.get(norm, unknown) for norm in norms if norm not in plan.takers},
-        difference=difference,
-        tolerance=tolerance,
-    )
+    folded = {names[norm]: names[plan.takers[norm]] for norm in norms if norm in plan.takers}
+    kept = {names[norm]: plan.reasons.get(norm, unknown) for norm in norms if norm not in plan.takers}
+    copy.folding = Folding(folded, kept, difference, tolerance)
     return copy
 
 

@@ -19,9 +19,6 @@ class Graphs:
         model: the outermost model.
         plain: each model -> a plain functional model of the same layers.
         names: each layer -> its name, "model/layer" where it is nested.
-
-    Raises:
-        ValueError: `model` has a `call` of its own. `advice` ends the message.
     """
 
     def __init__(self, model: keras.Model, advice: str = ""):
@@ -36,8 +33,16 @@ class Graphs:
             )
 
     def _collect(self, model, prefix):
-        plain = _plain(model)
-        if plain is None:
+        sequential = isinstance(model, keras.Sequential)
+        if not hasattr(model, "inputs" if sequential else "operations"):
+            return
+        if sequential:
+            (inputs,) = model.inputs
+            outputs = keras.tree.pack_sequence_as(model.compute_output_spec(inputs), model.outputs)
+        else:
+            inputs, outputs = model.input, model.output
+        plain = keras.Model(inputs, outputs, name=model.name)
+        if type(model).call is not (keras.Sequential if sequential else type(plain)).call:
             return
         self.plain[model] = plain
         for layer in plain.layers:
@@ -47,20 +52,6 @@ class Graphs:
                 self._collect(layer, f"{name}/")
             for inner in flatten_layers(layer, include_self=False):
                 self.names.setdefault(inner, f"{name}/{inner.name}")
-
-
-def _plain(model):
-    """Return a plain functional model of the same layers, or None if the graph is unknown."""
-    sequential = isinstance(model, keras.Sequential)
-    if not hasattr(model, "inputs" if sequential else "operations"):
-        return None
-    if sequential:
-        (inputs,) = model.inputs
-        outputs = keras.tree.pack_sequence_as(model.compute_output_spec(inputs), model.outputs)
-    else:
-        inputs, outputs = model.input, model.output
-    plain = keras.Model(inputs, outputs, name=model.name)
-    return plain if type(model).call is (keras.Sequential if sequential else type(plain)).call else None
 
 
 class Call(keras.Operation):
@@ -121,12 +112,10 @@ class Trace:
 def copy(
     graphs: Graphs, gone: Collection = (), weights: Mapping | None = None, instead: Mapping | None = None
 ) -> keras.Model:
-    """Copy a model with layers of its own, its weights and the state of its random numbers.
-
-    Each layer is copied once, so that a shared layer stays shared.
+    """Copy a model with layers of its own, each once, its weights and the state of its random numbers.
 
     Args:
-        graphs: the model's.
+        graphs: those of the model.
         gone: the batch norm layers to leave out.
         weights: a layer -> its new weights, a bias among them.
         instead: a layer -> the new one in its place, which gets its weights.

@@ -32,7 +32,7 @@ class Plan:
 
     Attributes:
         takers: a batch norm layer -> the layer that takes it in.
-        reasons: a batch norm layer that stays -> the reason.
+        reasons: a batch norm layer -> the reason why it stays, if it does.
         weights: a layer that takes in others -> its new weights in float64: its kernels and its bias.
     """
 
@@ -65,7 +65,6 @@ class Plan:
         fold_into = _fold_into_previous if side == "before" else _fold_into_next
         fold_into(layer, self.weights[layer], scale, shift)
         self.takers[norm] = layer
-        self.reasons.pop(norm, None)
         return True
 
     def _find_taker(self, call):
