@@ -69,14 +69,11 @@ def export(
 ) -> Export:
     """Write `model` to the folder `path` in one or more formats that need neither tfbn nor Keras.
 
-    ::
-
-        savedmodel/  model.tflite  model.onnx  export.json
-
     Each file is loaded by its own runtime in a fresh process that cannot import tfbn and Keras. Its outputs
     are compared with those of `model` on batches of 1, 3, 32 and all examples, and calls are timed, on the
     CPU, with each runtime's default threads. The folder appears only if every comparison is within
-    `tolerance`. Otherwise, or if the export is interrupted, nothing is left.
+    `tolerance`. Otherwise, or if the export is interrupted, nothing is left. It holds "savedmodel",
+    "model.tflite" and "model.onnx", those that were asked for, and the result as "export.json".
 
     A SavedModel is called as ``tf.saved_model.load(path + "/savedmodel").serve(x)``, or by its signature
     "serving_default" with an input `inputs`. The batch size is free in all formats, as are other sizes that
@@ -101,9 +98,6 @@ def export(
         tolerance: the largest difference allowed, as a share of the largest absolute output. Default
             1e-5, a few roundings in float32. Half precision needs 1e-2 to 5e-2.
         on_format: function that is called with the name of each format before it is written. Default None.
-
-    Returns:
-        An `Export`, whose `table()` shows sizes, differences and times.
 
     Raises:
         TypeError: `model` is not a `keras.Model`, `tolerance` not a number, or `data` only readable once.
@@ -133,6 +127,8 @@ def export(
         final = fold_model(model, proof.examples, tolerance)
         folding = {name: getattr(final.folding, name) for name in ("folded", "kept", "difference")}
         proof.check_model("folded", final)
+    distributions = importlib.metadata.packages_distributions()  # onnxruntime may come as onnxruntime-gpu.
+    packages = [distributions[module][0] for name in formats for module in PACKAGES[name]]
     about = {
         "model": model.name,
         "examples": len(proof.examples),
@@ -140,7 +136,7 @@ def export(
         "folding": folding,
         "signatures": {},
         "device": describe_device("cpu:0"),
-        "versions": versions() | _package_versions(formats),
+        "versions": versions() | {package: importlib.metadata.version(package) for package in packages},
     }
     with tempfile.TemporaryDirectory(prefix="tfbn-") as scratch, staged(path) as folder:
         folder.mkdir()
@@ -170,12 +166,6 @@ def _check_formats(formats, images):
                 f"The format {name} needs {', '.join(missing)}, which is not installed. "
                 f"Run: pip install 'tfbn[{name}]'."
             )
-
-
-def _package_versions(formats):
-    names = importlib.metadata.packages_distributions()  # onnxruntime may come as onnxruntime-gpu.
-    packages = [names[module][0] for name in formats for module in PACKAGES[name]]
-    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def _convert(name, model, proof, file):

@@ -127,7 +127,6 @@ def nested(flat):
 
 
 def main(kind, path, source, destination, *_):
-    """Run the model at `path` on the batches in the file `source`, and write the file `destination`."""
     run, signatures = LOADERS[kind](path)
     with np.load(source) as inputs:
         outputs, milliseconds = measure(run, nested(inputs))

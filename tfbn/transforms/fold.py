@@ -65,8 +65,7 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
 
     The copy is for inference. It can be trained, but learns differently: regularizers, constraints and
     dropout then apply to the folded weights. It is a plain functional model, whatever the class of `model`,
-    and not compiled. Where a folded batch norm layer gave an output its name, an Identity layer does.
-    `model` itself stays as it is.
+    and not compiled. An Identity layer replaces a folded one that named an output. `model` stays as it is.
 
     Args:
         model: a functional or Sequential `keras.Model`, also a nested one, with `tfbn.BatchNormalization`
@@ -74,8 +73,7 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
         data: inputs as `model` takes them, without labels. The two models are compared on the first 32
             examples. Default None: standard normal numbers; real data is the better proof.
         tolerance: the largest difference allowed, as a share of the largest output, above 0. Default None:
-            1e-5 in float32, 1e-12 in float64, 1e-2 in float16 and 5e-2 in bfloat16, by the least exact
-            layer of `model`.
+            1e-5 in float32, 1e-12 in float64, 1e-2 in float16, 5e-2 in bfloat16, by the least exact layer.
 
     Returns:
         A model with the names of `model`, its inputs, outputs and remaining layers. Its attribute `folding`

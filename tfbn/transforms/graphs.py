@@ -100,7 +100,6 @@ class Trace:
         self.producers = {tensor: call for call in self.calls for tensor in call.outputs}
 
     def _record(self, layer, *args, **kwargs):
-        """Return the outputs of a call, which is recorded once."""
         key = (layer, *kwargs, *map(id, keras.tree.flatten((args, kwargs))))
         if key not in self._calls:
             call = self._calls[key] = Call(layer, args, kwargs)
@@ -153,8 +152,7 @@ def copy(
 
 def _initial_copy(layer, with_bias):
     try:
-        config = layer.get_config() | ({"use_bias": True} if with_bias else {})
-        return type(layer).from_config(config)
+        return type(layer).from_config(layer.get_config() | ({"use_bias": True} if with_bias else {}))
     except Exception as error:
         raise ValueError(
             f"{called(layer)} could not be copied from its configuration: {error} As for "

@@ -45,18 +45,18 @@ class Plan:
         left = [call for call in self.trace.calls if isinstance(call.layer, inspection.BATCHNORM_CLASSES)]
         # A norm that is gone makes way for those on either side of it.
         while len(left) != len(waiting):
-            waiting = left
-            left = [call for call in waiting if not self._folds(call)]
+            waiting, left = left, []
+            for call in waiting:
+                try:
+                    self._fold(call)
+                except _Obstacle as obstacle:
+                    self.reasons[call.layer] = str(obstacle)
+                    left.append(call)
 
-    def _folds(self, call):
-        """Fold the norm of a call if a neighbour can take it in."""
-        norm, shape = call.layer, call.outputs[0].shape
-        try:
-            side, neighbour = self._find_taker(call)
-        except _Obstacle as obstacle:
-            self.reasons[norm] = str(obstacle)
-            return False
-        layer = neighbour.layer
+    def _fold(self, call):
+        """Fold the norm of a call into a neighbour."""
+        side, neighbour = self._find_taker(call)
+        layer, norm, shape = neighbour.layer, call.layer, call.outputs[0].shape
         axis = _channel_axis(layer, len(shape))
         if layer not in self.weights:
             bias = [] if layer.use_bias else [np.zeros(neighbour.outputs[0].shape[axis])]
@@ -65,7 +65,6 @@ class Plan:
         fold_into = _fold_into_previous if side == "before" else _fold_into_next
         fold_into(layer, self.weights[layer], scale, shift)
         self.takers[norm] = layer
-        return True
 
     def _find_taker(self, call):
         """Return the side of a norm on which a layer can take it in, and the call of that layer."""
@@ -90,8 +89,7 @@ class Plan:
         if self.trace.counts[call.layer] > 1:
             raise _Obstacle(f"{name} is called more than once")
         # In inference a mask changes nothing, nor does `training`, unless it is set for good.
-        unset = (None, False)
-        options = [k for k, v in call.kwargs.items() if k != "mask" and not any(v is u for u in unset)]
+        options = [k for k, v in call.kwargs.items() if k != "mask" and v is not None and v is not False]
         if options:
             raise _Obstacle(f"{name} is called with its own {', '.join(options)}")
         if len(call.args) != 1 or not isinstance(call.args[0], keras.KerasTensor):
