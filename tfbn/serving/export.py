@@ -72,8 +72,7 @@ def export(
     Each file is loaded by its own runtime in a fresh process that cannot import tfbn and Keras. Its outputs
     are compared with those of `model` on batches of 1, 3, 32 and all examples, and calls are timed, on the
     CPU, with each runtime's default threads. The folder appears only if every comparison is within
-    `tolerance`. Otherwise, or if the export is interrupted, nothing is left. It holds "savedmodel",
-    "model.tflite" and "model.onnx", those that were asked for, and the result as "export.json".
+    `tolerance`, with the result in export.json. Otherwise, or after an interrupt, nothing is left.
 
     A SavedModel is called as ``tf.saved_model.load(path + "/savedmodel").serve(x)``, or by its signature
     "serving_default" with an input `inputs`. The batch size is free in all formats, as are other sizes that
@@ -84,9 +83,9 @@ def export(
     Args:
         model: a built model of one input and one output tensor.
         path: the folder to write. It must not exist, or be empty.
-        formats: names of formats: "savedmodel" (default; TensorFlow and its servers), "litert" (phones
-            and small devices; needs ``pip install 'tfbn[litert]'``) and "onnx" (ONNX Runtime; needs
-            ``pip install 'tfbn[onnx]'``).
+        formats: names of formats: "savedmodel" (default; a folder for TensorFlow and its servers), "litert"
+            (model.tflite, for phones and small devices; needs ``pip install 'tfbn[litert]'``) and "onnx"
+            (model.onnx, for ONNX Runtime; needs ``pip install 'tfbn[onnx]'``).
         fold: whether batch norm is first folded into the layers beside it. Default True: that is faster
             and changes the outputs by rounding only. A model without batch norm is exported as is.
         data: examples to compare by, in any form that `recalibrate` takes. The first 256 are used, of a
