@@ -1,7 +1,7 @@
 """Batch norm exchanged: a model's twin without it or with another package's, a layer from PyTorch's."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -164,7 +164,7 @@ def from_torch(
     return layer
 
 
-def _reach(model: keras.Model, packages: Iterable[str]) -> tuple[graphs.Graphs, dict[keras.Layer, str]]:
+def _reach(model: keras.Model, packages: Collection[str]) -> tuple[graphs.Graphs, dict[keras.Layer, str]]:
     """Return the graphs in `model`, and the names of the norms of these `packages`, all within reach."""
     inspection.find_batchnorms(model)
     collected = graphs.Graphs(model)
