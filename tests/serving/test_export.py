@@ -10,10 +10,8 @@ import pytest
 import tensorflow as tf
 
 import tfbn
-from tfbn.serving import formats as formats_module
-from tfbn.serving import runtimes
-from tfbn.serving.export import export
-from tfbn.serving.formats import FILES, PACKAGES
+from tfbn.serving import proof, runtimes
+from tfbn.serving.export import FILES, PACKAGES, export
 
 module = importlib.import_module("tfbn.serving.export")
 L = keras.layers
@@ -67,7 +65,7 @@ def in_process(monkeypatch):
         call, signatures = runtimes.LOADERS[kind](str(path))
         return *runtimes.measure(call, inputs), signatures
 
-    monkeypatch.setattr(module, "run_isolated", run)
+    monkeypatch.setattr(proof, "_run_isolated", run)
 
 
 @pytest.fixture(scope="module")
@@ -240,13 +238,13 @@ def test_export_accepts_models_of_all_kinds(tmp_path, in_process, model, options
 
 
 def test_a_difference_above_the_tolerance_leaves_nothing(tmp_path, in_process, monkeypatch):
-    convert = module.convert
+    convert = module._convert
 
     def perturb(name, model, *rest):
         model.layers[-1].bias.assign_add([0.0, 0.01, 0.0])
         convert(name, model, *rest)
 
-    monkeypatch.setattr(module, "convert", perturb)
+    monkeypatch.setattr(module, "_convert", perturb)
     with pytest.raises(ValueError, match=r"outputs of savedmodel differ by .*e-0.*tolerance=1.0e-05"):
         export(dense(), tmp_path / "a" / "new")
     assert not any(tmp_path.iterdir())
@@ -268,13 +266,13 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("when", ["on_format", "convert", "run_isolated"])
+@pytest.mark.parametrize("when", ["on_format", "_convert", "_run_isolated"])
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch, when):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     if when != "on_format":
-        monkeypatch.setattr(module, when, interrupt)
+        monkeypatch.setattr(module if when == "_convert" else proof, when, interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(dense(), tmp_path / "new", on_format=interrupt if when == "on_format" else None)
     assert not any(tmp_path.iterdir())
@@ -282,7 +280,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch, when):
 
 @pytest.mark.parametrize(("name", "packages"), [("litert", "ai_edge_litert"), ("onnx", "tf2onnx, onnx,")])
 def test_error_names_the_missing_extra(tmp_path, monkeypatch, name, packages):
-    monkeypatch.setattr(formats_module, "is_installed", lambda package: False)
+    monkeypatch.setattr(module, "is_installed", lambda package: False)
     with pytest.raises(ValueError, match=rf"{packages}.* pip install 'tfbn\[{name}\]'"):
         export(dense(), tmp_path / "new", ["savedmodel", name])
     assert not any(tmp_path.iterdir())

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbn.serving.proof import Endpoints, difference, probabilities_head
+from tfbn.serving.proof import difference, endpoint_functions, probabilities_head
 
 L = keras.layers
 
@@ -42,7 +42,7 @@ def test_endpoint_for_images_gives_probabilities(layers, expected):
     # Pixels are too coarse for these logits: the model looks them up.
     model = functional([1], L.Rescaling(255.0), L.Embedding(2, 3, weights=[LOGITS]), L.Flatten(), *layers)
     head = probabilities_head(model, np.array([[0], [1]], "float32") / 255)
-    serve = Endpoints(tf.TensorSpec([None, 1], "float32"), head).compile(model)["serve_images"]
+    serve = endpoint_functions(model, tf.TensorSpec([None, 1], "float32"), head)["serve_images"]
     np.testing.assert_allclose(serve(tf.constant([[0], [1]], "uint8")), expected, rtol=1e-5)
 
 

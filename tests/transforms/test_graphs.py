@@ -28,7 +28,7 @@ def heads():
 
 
 def test_trace_lists_calls_in_order_with_their_tensors():
-    trace = graphs.Trace(graphs.collect(shared()))
+    trace = graphs.Trace(graphs.Graphs(shared()))
     long, short, relu = trace.calls
     assert [call.layer.name for call in trace.calls] == ["d", "d", "r"]
     assert trace.counts == {long.layer: 2, relu.layer: 1}
@@ -36,12 +36,12 @@ def test_trace_lists_calls_in_order_with_their_tensors():
     assert relu.args == (long.outputs[0],) and trace.producers[relu.args[0]] is long
     assert trace.uses[long.outputs[0]] == [relu]
     assert trace.uses[short.outputs[0]] == trace.uses[relu.outputs[0]] == [None]
-    assert short.inputs[0] not in trace.producers
+    assert short.args[0] not in trace.producers
 
 
 def test_trace_counts_a_call_in_two_graphs_once():
     model = heads()
-    trace = graphs.Trace(graphs.collect(model))
+    trace = graphs.Trace(graphs.Graphs(model))
     assert sorted(call.layer.name for call in trace.calls) == ["d", "e", "n", "one", "other", "r"]
     folded = tfbn.fold(model)
     assert folded.folding.folded == {"one/n": "one/d"} and not folded.folding.kept
@@ -55,7 +55,7 @@ def test_trace_adds_no_calls_to_the_model(build):
         return {layer: len(layer._outbound_nodes) for layer in flatten_layers(model)}
 
     before = calls()
-    trace = graphs.Trace(graphs.collect(model))
+    trace = graphs.Trace(graphs.Graphs(model))
     assert trace.calls and calls() == before
 
 

@@ -1,5 +1,6 @@
 """`export`: a finished model as files that other programs run, each checked in the runtime it is for."""
 
+import importlib.metadata
 import os
 import tempfile
 from collections.abc import Callable
@@ -8,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfbn.foundation import arguments
+from tfbn.foundation.errors import first_line
 from tfbn.foundation.files import check_new_folder, staged, write_json
-from tfbn.foundation.provenance import versions
+from tfbn.foundation.provenance import is_installed, versions
+from tfbn.foundation.silence import output_captured
 from tfbn.foundation.tables import text_table
 from tfbn.layers import inspection
 from tfbn.runtime.devices import describe_device
-from tfbn.serving.formats import FILES, check_formats, convert, package_versions, run_isolated
-from tfbn.serving.proof import Proof
+from tfbn.serving.proof import Proof, endpoint_functions
 from tfbn.transforms.fold import fold as fold_model
+
+# By format: its file, and the packages that write and run it. tfbn's extra of the same name installs them.
+FILES = {"savedmodel": "savedmodel", "litert": "model.tflite", "onnx": "model.onnx"}
+PACKAGES = {"savedmodel": (), "litert": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime")}
 
 
 @dataclass
@@ -42,16 +49,11 @@ class Export:
         """Return the rows as a text table, as wide as the terminal."""
         sizes = list(self.rows[0]["milliseconds"])
         header = ["", "file", "kB", "difference", *(f"ms, batch of {size}" for size in sizes)]
-        rows = [
-            [
-                row["name"],
-                row["file"] or "-",
-                f"{row['bytes'] / 1000:,.1f}",
-                f"{row['difference']:.1e}",
-                *(f"{row['milliseconds'][size]:.3f}" for size in sizes),
-            ]
-            for row in self.rows
-        ]
+        rows = []
+        for row in self.rows:
+            kilobytes, share = f"{row['bytes'] / 1000:,.1f}", f"{row['difference']:.1e}"
+            times = [f"{row['milliseconds'][size]:.3f}" for size in sizes]
+            rows.append([row["name"], row["file"] or "-", kilobytes, share, *times])
         return text_table(header, rows, numeric=range(2, len(header)))
 
 
@@ -67,14 +69,10 @@ def export(
 ) -> Export:
     """Write `model` to the folder `path` in one or more formats that need neither tfbn nor Keras.
 
-    ::
-
-        savedmodel/  model.tflite  model.onnx  export.json
-
     Each file is loaded by its own runtime in a fresh process that cannot import tfbn and Keras. Its outputs
     are compared with those of `model` on batches of 1, 3, 32 and all examples, and calls are timed, on the
     CPU, with each runtime's default threads. The folder appears only if every comparison is within
-    `tolerance`. Otherwise, or if the export is interrupted, nothing is left.
+    `tolerance`, with the result in export.json. Otherwise, or after an interrupt, nothing is left.
 
     A SavedModel is called as ``tf.saved_model.load(path + "/savedmodel").serve(x)``, or by its signature
     "serving_default" with an input `inputs`. The batch size is free in all formats, as are other sizes that
@@ -85,9 +83,9 @@ def export(
     Args:
         model: a built model of one input and one output tensor.
         path: the folder to write. It must not exist, or be empty.
-        formats: names of formats: "savedmodel" (default; TensorFlow and its servers), "litert" (phones
-            and small devices; needs ``pip install 'tfbn[litert]'``) and "onnx" (ONNX Runtime; needs
-            ``pip install 'tfbn[onnx]'``).
+        formats: names of formats: "savedmodel" (default; a folder for TensorFlow and its servers), "litert"
+            (model.tflite, for phones and small devices; needs ``pip install 'tfbn[litert]'``) and "onnx"
+            (model.onnx, for ONNX Runtime; needs ``pip install 'tfbn[onnx]'``).
         fold: whether batch norm is first folded into the layers beside it. Default True: that is faster
             and changes the outputs by rounding only. A model without batch norm is exported as is.
         data: examples to compare by, in any form that `recalibrate` takes. The first 256 are used, of a
@@ -99,9 +97,6 @@ def export(
         tolerance: the largest difference allowed, as a share of the largest absolute output. Default
             1e-5, a few roundings in float32. Half precision needs 1e-2 to 5e-2.
         on_format: function that is called with the name of each format before it is written. Default None.
-
-    Returns:
-        An `Export`, whose `table()` shows sizes, differences and times.
 
     Raises:
         TypeError: `model` is not a `keras.Model`, `tolerance` not a number, or `data` only readable once.
@@ -115,9 +110,14 @@ def export(
     >>> [row["name"] for row in done.rows]
     ['keras', 'folded', 'savedmodel']
     """
-    check_formats(formats, images)
+    _check_formats(formats, images)
     tolerance = arguments.positive_number("tolerance", tolerance)
-    has_batchnorm = _has_batchnorm(model)
+    try:
+        has_batchnorm = bool(inspection.find_batchnorms(model))
+    except ValueError:
+        if not model.built:
+            raise
+        has_batchnorm = False
     path = check_new_folder(path)
     proof = Proof(model, data, images, tolerance)
     final: keras.Model = model
@@ -126,6 +126,8 @@ def export(
         final = fold_model(model, proof.examples, tolerance)
         folding = {name: getattr(final.folding, name) for name in ("folded", "kept", "difference")}
         proof.check_model("folded", final)
+    distributions = importlib.metadata.packages_distributions()  # onnxruntime may come as onnxruntime-gpu.
+    packages = [distributions[module][0] for name in formats for module in PACKAGES[name]]
     about = {
         "model": model.name,
         "examples": len(proof.examples),
@@ -133,7 +135,7 @@ def export(
         "folding": folding,
         "signatures": {},
         "device": describe_device("cpu:0"),
-        "versions": versions() | package_versions(formats),
+        "versions": versions() | {package: importlib.metadata.version(package) for package in packages},
     }
     with tempfile.TemporaryDirectory(prefix="tfbn-") as scratch, staged(path) as folder:
         folder.mkdir()
@@ -141,24 +143,47 @@ def export(
             if on_format is not None:
                 on_format(name)
             file = folder / FILES[name]
-            convert(name, final, proof.endpoints, file)
-            # The other formats have no signature for images.
-            endpoints = proof.batches if name == "savedmodel" else ["serving_default"]
-            batches = {endpoint: proof.batches[endpoint] for endpoint in endpoints}
-            *results, about["signatures"][name] = run_isolated(name, file, batches, scratch)
-            proof.check(name, file.name, _file_bytes(file), *results)
+            _convert(name, final, proof, file)
+            about["signatures"][name] = proof.check_file(name, file, scratch)
         write_json(folder / "export.json", {**about, "rows": proof.rows})
     return Export(path, proof.rows, about)
 
 
-def _has_batchnorm(model: keras.Model) -> bool:
-    try:
-        return bool(inspection.find_batchnorms(model))
-    except ValueError:
-        if not model.built:
-            raise
-        return False
+def _check_formats(formats, images):
+    valid = isinstance(formats, (list, tuple)) and formats and all(name in FILES for name in formats)
+    if not valid or len(set(formats)) < len(formats):
+        raise ValueError(
+            f"`formats` must be a list of one or more of {', '.join(FILES)}, each once. "
+            f"Received: formats={formats!r}."
+        )
+    if images and "savedmodel" not in formats:
+        raise ValueError(f"`images` needs savedmodel among the formats. Received: formats={formats!r}.")
+    for name in formats:
+        missing = [package for package in PACKAGES[name] if not is_installed(package)]
+        if missing:
+            raise ValueError(
+                f"The format {name} needs {', '.join(missing)}, which is not installed. "
+                f"Run: pip install 'tfbn[{name}]'."
+            )
 
 
-def _file_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+def _convert(name, model, proof, file):
+    """Write `model` to `file` in the format `name`; an error ends with what the converter printed."""
+    tf.get_logger()  # Made later, it would keep the stream that stands in while output is captured.
+    with output_captured() as printed:
+        try:
+            if name != "savedmodel":
+                model.export(file, format=name, verbose=False, input_signature=[proof.spec])
+                return
+            archive = keras.export.ExportArchive()
+            archive.track(model)
+            for endpoint, function in endpoint_functions(model, proof.spec, proof.head).items():
+                function.get_concrete_function()  # The archive takes functions that are traced.
+                # Keras makes of the first one "serving_default", too; in Python it is `loaded.serve`.
+                archive.add_endpoint(endpoint.replace("serving_default", "serve"), function)
+            archive.write_out(file, verbose=False)
+        except Exception as error:
+            raise ValueError(
+                f"Model {model.name!r} cannot be converted to {name}. Nothing was written. Choose other "
+                f"`formats`. {type(error).__name__}: {first_line(error)}\n{printed()}".rstrip()
+            ) from error

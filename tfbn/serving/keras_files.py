@@ -11,11 +11,7 @@ from tfbn.foundation.files import check_new_file, staged
 
 
 def load(path: str | os.PathLike) -> keras.Model:
-    """Load the model in the `.keras` file `path`, without running code that the file holds.
-
-    Raises:
-        ValueError: there is no such file, or it holds no model that Keras can read.
-    """
+    """Load the model in a `.keras` file, or raise ValueError; code that the file holds does not run."""
     advice = "Name a file that was saved by model.save('NAME.keras')."
     if not Path(path).exists():
         raise ValueError(f"There is no file {path}. {advice}")

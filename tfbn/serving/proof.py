@@ -1,7 +1,11 @@
 """The proof of an export: each format gives the outputs of the Keras model on the same batches."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -9,99 +13,72 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn.data.adapters import batch_reader
+from tfbn.foundation.errors import last_line
 from tfbn.layers import inspection
 from tfbn.serving import runtimes
 
 COMPARED_SIZES = (1, 3, 32)  # batches, besides the batch of all examples
 GENERATED_EXAMPLES, MOST_EXAMPLES = 64, 256
-
-BySize = dict[int, Any]  # of the size of a batch: the batch, its outputs, or the milliseconds of a call
-ByEndpoint = dict[str, BySize]
-
-
-@dataclass(frozen=True)
-class Endpoints:
-    """The functions of an exported model: "serving_default", and "serve_images" if there is a `head`.
-
-    Attributes:
-        spec: a batch of inputs, of any size.
-        head: function that makes probabilities of the model's outputs.
-    """
-
-    spec: tf.TensorSpec
-    head: Callable[[tf.Tensor], tf.Tensor] | None = None
-
-    def compile(self, model: keras.Model) -> dict[str, Any]:
-        """Return the functions of `model`, each compiled once for all batch sizes."""
-
-        def serve(x):
-            outputs = model(x, training=False)
-            if not tf.is_tensor(outputs):
-                raise ValueError(
-                    f"A model must have one output to be exported. {model.name!r} gives {outputs!r}."
-                )
-            return outputs
-
-        def serve_images(pixels):
-            return self.head(tf.cast(serve(tf.cast(pixels, "float32") / 255), "float32"))
-
-        calls = {"serving_default": (serve, self.spec)}
-        if self.head:
-            calls["serve_images"] = serve_images, tf.TensorSpec(self.spec.shape, "uint8", name="images")
-        return {name: tf.function(call, [spec], autograph=False) for name, (call, spec) in calls.items()}
-
-    def run(self, model: keras.Model, batches: ByEndpoint) -> tuple[ByEndpoint, ByEndpoint]:
-        """Return the outputs of `model` and the median milliseconds of a call."""
-        functions = self.compile(model)
-        # The runtimes are on the CPU, too: a GPU rounds differently.
-        with tf.device("cpu:0"):
-            return runtimes.measure(
-                lambda name, batch: functions[name](tf.constant(batch)).numpy(), batches
-            )
+LONGEST_REASON = 1000  # characters: ONNX Runtime names the operation at the end of a long line
 
 
 class Proof:
     """The outputs of a Keras model, which each format must repeat.
 
     Attributes:
-        examples, batches: the inputs, and batches of them and of random images.
-        endpoints: the functions that are compared.
+        examples, batches: the inputs; batches of them and of random images, by endpoint and size.
+        spec: a batch of inputs, of any size.
+        head: function that makes probabilities of the model's outputs; None without images.
         expected: the outputs of the model.
         rows: what was compared so far; `Export` explains the keys.
-
-    Raises:
-        ValueError: the model does not have one input and one output, or does not take images; `data` does
-            not fit, or is needed; outputs are not finite.
     """
 
     def __init__(self, model: keras.Model, data: Any, images: bool, tolerance: float):
         self.model_name, self.tolerance = model.name, tolerance
-        self.examples, spec = _examples(model, data, images)
-        self.endpoints = Endpoints(spec, probabilities_head(model, self.examples) if images else None)
-        self.batches = _batches(self.examples, images)
-        self.expected, milliseconds = self.endpoints.run(model, self.batches)
+        self.examples, self.spec = _examples(model, data, images)
+        self.head = probabilities_head(model, self.examples) if images else None
+        inputs = {"serving_default": self.examples}
+        if images:
+            inputs["serve_images"] = np.random.default_rng(1).integers(0, 256, self.examples.shape, "uint8")
+        sizes = sorted({*COMPARED_SIZES, len(self.examples)})
+        self.batches = {
+            name: {size: np.resize(x, (size, *x.shape[1:])) for size in sizes} for name, x in inputs.items()
+        }
+        self.rows: list[dict] = []
+        self.expected: dict[str, dict[int, np.ndarray]] = {}
+        self.check_model("keras", model)
+
+    def check_model(self, name: str, model: keras.Model) -> None:
+        """Add rows for a Keras model. The outputs of the first one are expected of all that follow."""
+        functions = endpoint_functions(model, self.spec, self.head)
+        # The runtimes are on the CPU, too: a GPU rounds differently.
+        with tf.device("cpu:0"):
+            outputs, milliseconds = runtimes.measure(
+                lambda endpoint, batch: functions[endpoint](tf.constant(batch)).numpy(), self.batches
+            )
+        self.expected = self.expected or outputs
         if not all(np.isfinite(x).all() for by_size in self.expected.values() for x in by_size.values()):
             raise ValueError(
                 f"Model {model.name!r} itself gives outputs that are not finite. Check its weights and "
                 "`data`."
             )
-        self.rows: list[dict] = []
-        self.check("keras", None, _weight_bytes(model), self.expected, milliseconds)
+        size = sum(weight.numpy().nbytes for weight in model.weights)
+        self._check(name, None, size, outputs, milliseconds)
 
-    def check_model(self, name: str, model: keras.Model) -> None:
-        """Add rows for a Keras model."""
-        self.check(name, None, _weight_bytes(model), *self.endpoints.run(model, self.batches))
+    def check_file(self, name: str, file: Path, scratch: str) -> dict[str, Any]:
+        """Add rows for the file of the format `name`, and return its signatures."""
+        # The other formats have no signature for images.
+        endpoints = self.batches if name == "savedmodel" else ["serving_default"]
+        batches = {endpoint: self.batches[endpoint] for endpoint in endpoints}
+        outputs, milliseconds, signatures = _run_isolated(name, file, batches, scratch)
+        size = sum(part.stat().st_size for part in [file, *file.rglob("*")] if part.is_file())
+        self._check(name, file.name, size, outputs, milliseconds)
+        return signatures
 
-    def check(
-        self, name: str, file: str | None, size: int, outputs: ByEndpoint, milliseconds: ByEndpoint
-    ) -> None:
-        """Add a row for each endpoint, with the `size` of the file in bytes.
-
-        Raises:
-            ValueError: outputs differ by more than the tolerance.
-        """
+    def _check(self, name, file, size, outputs, milliseconds):
+        """Add a row for each endpoint, with the `size` of the file in bytes."""
         for endpoint in outputs:
-            row: dict[str, Any] = {
+            row = {
                 "name": name if endpoint == "serving_default" else f"{name} images",
                 "file": file,
                 "bytes": size,
@@ -119,7 +96,50 @@ class Proof:
                 )
 
 
-def difference(outputs: BySize, expected: BySize) -> float:
+def endpoint_functions(
+    model: keras.Model, spec: tf.TensorSpec, head: Callable[[tf.Tensor], tf.Tensor] | None
+) -> dict[str, Any]:
+    """Compile "serving_default", and "serve_images" if there is a `head`, each once for all batch sizes."""
+
+    def serve(x):
+        outputs = model(x, training=False)
+        if not tf.is_tensor(outputs):
+            raise ValueError(
+                f"A model must have one output to be exported. {model.name!r} gives {outputs!r}."
+            )
+        return outputs
+
+    def serve_images(pixels):
+        return head(tf.cast(serve(tf.cast(pixels, "float32") / 255), "float32"))
+
+    calls = {"serving_default": (serve, spec)}
+    if head:
+        calls["serve_images"] = serve_images, tf.TensorSpec(spec.shape, "uint8", name="images")
+    return {name: tf.function(call, [spec], autograph=False) for name, (call, spec) in calls.items()}
+
+
+def _run_isolated(name, file, batches, scratch):
+    """Return outputs, milliseconds and signatures of `file` in its runtime, a new process on the CPU."""
+    source, destination = Path(scratch, "in.npz"), Path(scratch, "out.npz")
+    np.savez(source, **runtimes.flat(batches))
+    process = subprocess.run(
+        [sys.executable, "-I", runtimes.__file__, name, file, source, destination, *sys.path],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode:
+        raise ValueError(
+            f"The runtime of {name} cannot run the model. Nothing was written. Choose other `formats`. "
+            f"(Exit code {process.returncode}) {last_line(process.stderr, longest=LONGEST_REASON)}"
+        )
+    with np.load(destination) as arrays:
+        outputs = dict(arrays)
+    about = json.loads(str(outputs.pop("about")))
+    return runtimes.nested(outputs), runtimes.nested(about["milliseconds"]), about["signatures"]
+
+
+def difference(outputs: dict[int, np.ndarray], expected: dict[int, np.ndarray]) -> float:
     """Return the largest difference, as a share of the largest output; infinite where a shape differs."""
     largest = max(np.abs(wanted).max() for wanted in expected.values()) or 1.0
     differences = [
@@ -141,16 +161,14 @@ def _examples(model, data, images):
     """Return the examples to compare by, and the specification of a batch of any size."""
     inputs, outputs = (getattr(model, name, None) or [None] for name in ("inputs", "outputs"))
     shape, dtype = (inputs[0].shape[1:], inputs[0].dtype) if inputs[0] is not None else (None, "float32")
+    dtype = tf.float32 if tf.as_dtype(dtype).is_floating else tf.as_dtype(dtype)
     x = [] if data is None else tf.nest.flatten(next(batch_reader(model, data, MOST_EXAMPLES)())[0])
     if max(len(inputs), len(outputs), len(x)) > 1:
         raise ValueError(
             f"A model must have one input and one output to be exported. {model.name!r} has "
             f"{max(len(inputs), len(x))} and {len(outputs)}. Use Keras' own `model.export`."
         )
-    dtype = tf.as_dtype(dtype)
-    if dtype.is_floating:
-        dtype = tf.float32
-    elif images:
+    if images and not dtype.is_floating:
         raise ValueError(f"`images` needs a model that takes floats. {model.name!r} takes {dtype.name}.")
     if x:
         examples = np.asarray(x[0])[:MOST_EXAMPLES].astype(dtype.as_numpy_dtype)
@@ -163,17 +181,3 @@ def _examples(model, data, images):
     else:
         examples = np.random.default_rng(0).standard_normal([GENERATED_EXAMPLES, *shape]).astype("float32")
     return examples, tf.TensorSpec([None, *shape], dtype, name="inputs")
-
-
-def _batches(examples, images):
-    inputs = {"serving_default": examples}
-    if images:
-        inputs["serve_images"] = np.random.default_rng(1).integers(0, 256, examples.shape, "uint8")
-    sizes = sorted({*COMPARED_SIZES, len(examples)})
-    return {
-        name: {size: np.resize(x, (size, *x.shape[1:])) for size in sizes} for name, x in inputs.items()
-    }
-
-
-def _weight_bytes(model):
-    return sum(weight.numpy().nbytes for weight in model.weights)

@@ -8,14 +8,14 @@ IN.npz holds batches by "ENDPOINT/SIZE". The script writes OUT.npz: the outputs 
 "about" JSON of the signatures and of the milliseconds of a call. It finds packages in the folders, too.
 """
 
+import functools
 import json
 import sys
-import time
+import timeit
 
 if __name__ == "__main__":
     # None makes an import fail. TensorFlow imports Keras where it can, but does not need it.
-    for name in ("tfbn", "keras"):
-        sys.modules[name] = None  # type: ignore[assignment]
+    sys.modules.update(tfbn=None, keras=None)  # type: ignore[call-overload]
     sys.path.extend(sys.argv[5:])
 
 import numpy as np
@@ -33,11 +33,8 @@ def measure(run, inputs):
         for size, batch in batches.items():
             outputs[endpoint][size] = np.asarray(run(endpoint, batch)).astype("float32")
             if size in TIMED_SIZES:
-                times = []
-                for _ in range(WARM_UP_CALLS + TIMED_CALLS):
-                    start = time.perf_counter()
-                    run(endpoint, batch)
-                    times.append(time.perf_counter() - start)
+                call = functools.partial(run, endpoint, batch)
+                times = timeit.repeat(call, number=1, repeat=WARM_UP_CALLS + TIMED_CALLS)
                 milliseconds[endpoint][size] = 1000 * float(np.median(times[WARM_UP_CALLS:]))
     return outputs, milliseconds
 
@@ -80,8 +77,7 @@ def load_litert(path):
 
     def describe(details):
         return [
-            _tensor(one["name"], one["shape_signature"].tolist(), np.dtype(one["dtype"]).name)
-            for one in details
+            _tensor(d["name"], d["shape_signature"].tolist(), np.dtype(d["dtype"]).name) for d in details
         ]
 
     return run, {"serving_default": _signature(describe, inputs, outputs)}
@@ -131,7 +127,6 @@ def nested(flat):
 
 
 def main(kind, path, source, destination, *_):
-    """Run the model at `path` on the batches in the file `source`, and write the file `destination`."""
     run, signatures = LOADERS[kind](path)
     with np.load(source) as inputs:
         outputs, milliseconds = measure(run, nested(inputs))

@@ -65,8 +65,7 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
 
     The copy is for inference. It can be trained, but learns differently: regularizers, constraints and
     dropout then apply to the folded weights. It is a plain functional model, whatever the class of `model`,
-    and not compiled. Where a folded batch norm layer gave an output its name, an Identity layer does.
-    `model` itself stays as it is.
+    and not compiled. An Identity layer replaces a folded one that named an output. `model` stays as it is.
 
     Args:
         model: a functional or Sequential `keras.Model`, also a nested one, with `tfbn.BatchNormalization`
@@ -74,8 +73,7 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
         data: inputs as `model` takes them, without labels. The two models are compared on the first 32
             examples. Default None: standard normal numbers; real data is the better proof.
         tolerance: the largest difference allowed, as a share of the largest output, above 0. Default None:
-            1e-5 in float32, 1e-12 in float64, 1e-2 in float16 and 5e-2 in bfloat16, by the least exact
-            layer of `model`.
+            1e-5 in float32, 1e-12 in float64, 1e-2 in float16, 5e-2 in bfloat16, by the least exact layer.
 
     Returns:
         A model with the names of `model`, its inputs, outputs and remaining layers. Its attribute `folding`
@@ -99,12 +97,15 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
     """
     norms = inspection.find_batchnorms(model)
     if tolerance is None:
-        tolerance = _default_tolerance(model)
+        # A model's own policy says nothing of its layers, and an input computes nothing.
+        idle = (keras.Model, keras.layers.InputLayer)
+        layers = [layer for layer in flatten_layers(model) if not isinstance(layer, idle)]
+        tolerance = max(TOLERANCES.get(layer.compute_dtype, 0) for layer in layers)
     else:
         tolerance = arguments.positive_number("tolerance", tolerance)
-    collected = graphs.collect(model, advice="To export it as it is, use fold=False.")
+    collected = graphs.Graphs(model, advice="To export it as it is, use fold=False.")
     data = _examples(collected.plain[model], data)
-    plan = Plan(graphs.Trace(collected))
+    plan = Plan(collected)
     copy = graphs.copy(collected, gone=plan.takers, weights=plan.weights)
     difference = _difference(model, copy, data)
     if difference > tolerance:
@@ -114,27 +115,27 @@ def fold(model: keras.Model, data: Any = None, tolerance: float | None = None) -
             "model or with variances close to 0; else keep the model as it is."
         )
     names, unknown = collected.names, "it is inside a layer whose graph is unknown"
-    copy.folding = Folding(
-        folded={names[norm]: names[plan.takers[norm]] for norm in norms if norm in plan.takers},
-        kept={names[norm]: plan.reasons.get(norm, unknown) for norm in norms if norm not in plan.takers},
-        difference=difference,
-        tolerance=tolerance,
-    )
+    folded = {names[norm]: names[plan.takers[norm]] for norm in norms if norm in plan.takers}
+    kept = {names[norm]: plan.reasons.get(norm, unknown) for norm in norms if norm not in plan.takers}
+    copy.folding = Folding(folded, kept, difference, tolerance)
     return copy
-
-
-def _default_tolerance(model: keras.Model) -> float:
-    # A model's own policy says nothing of its layers, and an input computes nothing.
-    idle = (keras.Model, keras.layers.InputLayer)
-    layers = [layer for layer in flatten_layers(model) if not isinstance(layer, idle)]
-    return max(TOLERANCES.get(layer.compute_dtype, 0) for layer in layers)
 
 
 def _examples(model: keras.Model, data: Any) -> Any:
     """Return the first examples of `data`, or normal ones, in the structure of the model's inputs."""
+    rng = np.random.default_rng(0)
+
+    def normal(tensor):
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            raise ValueError(
+                f"Input {tensor.name!r} of model {model.name!r} is {tensor.dtype}: random numbers may not "
+                "do. Pass a batch of inputs as `data`."
+            )
+        unknown = UNKNOWN_IMAGE_LENGTH if len(tensor.shape) > 3 else UNKNOWN_LENGTH
+        return rng.normal(size=[length or unknown for length in tensor.shape])
+
     if data is None:
-        rng = np.random.default_rng(0)
-        return keras.tree.map_structure(lambda tensor: _normal(rng, tensor, model.name), model.input)
+        return keras.tree.map_structure(normal, model.input)
     data = keras.tree.map_structure(lambda leaf: np.atleast_1d(leaf)[:COMPARED_EXAMPLES], data)
     if [leaf.size > 0 for leaf in keras.tree.flatten(data)] != [True] * len(model.inputs):
         raise ValueError(
@@ -142,16 +143,6 @@ def _examples(model: keras.Model, data: Any) -> Any:
             f"more of {[tensor.name for tensor in model.inputs]}."
         )
     return data
-
-
-def _normal(rng: np.random.Generator, tensor: keras.KerasTensor, name: str) -> np.ndarray:
-    if not keras.backend.is_float_dtype(tensor.dtype):
-        raise ValueError(
-            f"Input {tensor.name!r} of model {name!r} is {tensor.dtype}: random numbers may not do. Pass a "
-            "batch of inputs as `data`."
-        )
-    unknown = UNKNOWN_IMAGE_LENGTH if len(tensor.shape) > 3 else UNKNOWN_LENGTH
-    return rng.normal(size=[length or unknown for length in tensor.shape])
 
 
 def _difference(model: keras.Model, copy: keras.Model, data: Any) -> float:

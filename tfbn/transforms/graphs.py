@@ -1,11 +1,9 @@
 """The graphs of functional models: read them, and copy them with layers left out or replaced."""
 
 import functools
-import itertools
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -14,7 +12,6 @@ from tfbn.keras_internals import flatten_layers, mask_of
 from tfbn.layers.masked_identity import MaskedIdentity
 
 
-@dataclass(frozen=True)
 class Graphs:
     """A model and the models nested in it, but for those with a `call` of their own.
 
@@ -24,69 +21,59 @@ class Graphs:
         names: each layer -> its name, "model/layer" where it is nested.
     """
 
-    model: keras.Model
-    plain: dict[keras.Model, keras.Model]
-    names: dict[keras.Layer, str]
+    def __init__(self, model: keras.Model, advice: str = ""):
+        self.model = model
+        self.plain: dict[keras.Model, keras.Model] = {}
+        self.names: dict[keras.Layer, str] = {}
+        self._collect(model, "")
+        if model not in self.plain:
+            raise ValueError(
+                f"The graph of model {model.name!r} is unknown: {type(model).__name__} has its own `call`. "
+                f"Build the model from keras.Input, as a functional or Sequential one. {advice}".rstrip()
+            )
+
+    def _collect(self, model, prefix):
+        sequential = isinstance(model, keras.Sequential)
+        if not hasattr(model, "inputs" if sequential else "operations"):
+            return
+        if sequential:
+            (inputs,) = model.inputs
+            outputs = keras.tree.pack_sequence_as(model.compute_output_spec(inputs), model.outputs)
+        else:
+            inputs, outputs = model.input, model.output
+        plain = keras.Model(inputs, outputs, name=model.name)
+        if type(model).call is not (keras.Sequential if sequential else type(plain)).call:
+            return
+        self.plain[model] = plain
+        for layer in plain.layers:
+            name = prefix + layer.name
+            self.names.setdefault(layer, name)
+            if isinstance(layer, keras.Model):
+                self._collect(layer, f"{name}/")
+            for inner in flatten_layers(layer, include_self=False):
+                self.names.setdefault(inner, f"{name}/{inner.name}")
 
 
-def collect(model: keras.Model, advice: str = "") -> Graphs:
-    """Return the graphs of `model` and of the models nested in it.
+class Call(keras.Operation):
+    """A call of a layer in a graph, whose `outputs`, in a flat list, have the shapes of the layer's."""
 
-    Raises:
-        ValueError: `model` has a `call` of its own. `advice` ends the message.
-    """
-    graphs = Graphs(model, {}, {})
-    _collect(model, "", graphs)
-    if model not in graphs.plain:
-        raise ValueError(
-            f"The graph of model {model.name!r} is unknown: {type(model).__name__} has its own `call`. "
-            f"Build the model from keras.Input, as a functional or Sequential one. {advice}".rstrip()
-        )
-    return graphs
+    def __init__(self, layer: keras.Operation, args: tuple, kwargs: dict[str, Any]):
+        super().__init__()
+        self.layer, self.args, self.kwargs = layer, args, kwargs
+        leaves = keras.tree.flatten((args, kwargs))
+        self.inputs = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+        self.outputs = keras.tree.flatten(self(*args, **kwargs))
 
-
-def _collect(model, prefix, graphs):
-    plain = _plain(model)
-    if plain is None:
-        return
-    graphs.plain[model] = plain
-    for layer in plain.layers:
-        graphs.names.setdefault(layer, prefix + layer.name)
-        if isinstance(layer, keras.Model):
-            _collect(layer, f"{prefix}{layer.name}/", graphs)
-        for inner in flatten_layers(layer, include_self=False):
-            graphs.names.setdefault(inner, f"{prefix}{layer.name}/{inner.name}")
-
-
-def _plain(model):
-    """Return a plain functional model of the same layers, or None if the graph is unknown."""
-    sequential = isinstance(model, keras.Sequential)
-    if not hasattr(model, "inputs" if sequential else "operations"):
-        return None
-    if sequential:
-        (inputs,) = model.inputs
-        outputs = keras.tree.pack_sequence_as(model.compute_output_spec(inputs), model.outputs)
-    else:
-        inputs, outputs = model.input, model.output
-    plain = keras.Model(inputs, outputs, name=model.name)
-    return plain if type(model).call is (keras.Sequential if sequential else type(plain)).call else None
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A call of a layer in a graph; `inputs` and `outputs` are the tensors, in a flat list."""
-
-    layer: keras.Operation
-    args: tuple
-    kwargs: dict[str, Any]
-    inputs: list[keras.KerasTensor]
-    outputs: list[keras.KerasTensor]
+    def compute_output_spec(self, *args, **kwargs):
+        # `input` and `output` are those of the first call. Inputs of another shape need another call.
+        first = keras.tree.flatten(self.layer.input)
+        alike = [(t.shape, t.dtype) for t in first] == [(t.shape, t.dtype) for t in self.inputs]
+        outputs = self.layer.output if alike else self.layer(*args, **kwargs)
+        return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), outputs)
 
 
 class Trace:
-    """The calls in several graphs, and how their tensors connect them.
-
-    The tensors are stand-ins: a trace adds no calls to the layers of the model.
+    """The calls in several graphs, and how their tensors connect them, without new calls of the layers.
 
     Attributes:
         calls: all calls, in order. The same call in two graphs is one.
@@ -97,122 +84,81 @@ class Trace:
 
     def __init__(self, graphs: Graphs):
         self._calls: dict[tuple, Call] = {}
-        self._input, self._stand_in = functools.cache(_input), functools.cache(_StandIn)
-        models = [self._trace(plain) for plain in graphs.plain.values()]
+        self.uses: dict[keras.KerasTensor, list[Call | None]] = defaultdict(list)
+
+        @functools.cache  # Models that are nested side by side may have the same input.
+        def new_input(tensor):
+            return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+
+        for plain in graphs.plain.values():
+            inputs = keras.tree.map_structure(new_input, plain.input)
+            options = {"clone_function": lambda layer: layer, "call_function": self._record}
+            for tensor in keras.models.clone_model(plain, inputs, **options).outputs:
+                self.uses[tensor].append(None)
         self.calls = list(self._calls.values())
         self.counts = Counter(call.layer for call in self.calls)
         self.producers = {tensor: call for call in self.calls for tensor in call.outputs}
-        self.uses: dict[keras.KerasTensor, list[Call | None]] = defaultdict(list)
-        for call in self.calls:
+
+    def _record(self, layer, *args, **kwargs):
+        key = (layer, *kwargs, *map(id, keras.tree.flatten((args, kwargs))))
+        if key not in self._calls:
+            call = self._calls[key] = Call(layer, args, kwargs)
             for tensor in call.inputs:
                 self.uses[tensor].append(call)
-        for tensor in itertools.chain.from_iterable(model.outputs for model in models):
-            self.uses[tensor].append(None)
-
-    def _trace(self, plain):
-        inputs = keras.tree.map_structure(self._input, plain.input)
-        options = {"clone_function": self._stand_in, "call_function": self._record}
-        return keras.models.clone_model(plain, inputs, **options)
-
-    def _record(self, stand_in, *args, **kwargs):
-        key = (stand_in, *kwargs, *map(id, keras.tree.flatten((args, kwargs))))
-        if key not in self._calls:
-            outputs = keras.tree.flatten(stand_in(*args, **kwargs))
-            self._calls[key] = Call(stand_in.layer, args, kwargs, _tensors(args, kwargs), outputs)
         return self._calls[key].outputs
-
-
-def _input(tensor):
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
-
-
-class _StandIn(keras.Operation):
-    """An operation whose outputs have the shapes of the outputs of `layer`."""
-
-    def __init__(self, layer):
-        super().__init__(name=layer.name)
-        self.layer = layer
-
-    def compute_output_spec(self, *args, **kwargs):
-        # `input` and `output` are those of the first call. Inputs of another shape need another call.
-        first, inputs = keras.tree.flatten(self.layer.input), _tensors(args, kwargs)
-        alike = [(t.shape, t.dtype) for t in first] == [(t.shape, t.dtype) for t in inputs]
-        outputs = self.layer.output if alike else self.layer(*args, **kwargs)
-        return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), outputs)
-
-
-def _tensors(args, kwargs):
-    return [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
 
 
 def copy(
     graphs: Graphs, gone: Collection = (), weights: Mapping | None = None, instead: Mapping | None = None
 ) -> keras.Model:
-    """Copy a model with layers of its own, its weights and the state of its random numbers.
+    """Copy a model with layers of its own, each once, its weights and the state of its random numbers.
 
     Args:
-        graphs: the model, from `collect`.
+        graphs: those of the model.
         gone: the batch norm layers to leave out.
         weights: a layer -> its new weights, a bias among them.
         instead: a layer -> the new one in its place, which gets its weights.
     """
-    copier = _Copier(graphs, gone, weights or {}, instead or {})
-    result = copier.copy_graph(graphs.model)
-    for layer, twin in copier.copies.items():
-        if layer in copier.weights:
-            twin.set_weights(copier.weights[layer])
-        elif isinstance(layer, keras.Layer) and layer not in graphs.plain and layer not in gone:
-            _copy_state(layer, twin)
-    return result
+    weights = weights or {}
+    plain_models = graphs.plain.values()
+    ends = {layer for plain in plain_models for layer in plain.layers if layer.name in plain.output_names}
+    copies = {norm: _bypass(norm, gives_output=norm in ends) for norm in gone} | dict(instead or {})
 
+    def copy_layer(layer):
+        if layer not in copies:
+            is_model = layer in graphs.plain
+            copies[layer] = copy_graph(layer) if is_model else _initial_copy(layer, layer in weights)
+        return copies[layer]
 
-@dataclass
-class _Copier:
-    """Copies each layer once, so that a shared layer stays shared."""
-
-    graphs: Graphs
-    gone: Collection
-    weights: Mapping
-    instead: Mapping
-    copies: dict = field(default_factory=dict)
-
-    def copy_graph(self, model):
-        plain = self.graphs.plain[model]
-        layers = {
-            layer.output: layer for layer in plain.layers if isinstance(layer, keras.layers.InputLayer)
-        }
-        inputs = keras.tree.map_structure(lambda t: self.copy_layer(layers[t]).output, plain.input)
-        copy = keras.models.clone_model(plain, inputs, clone_function=self.copy_layer)
+    def copy_graph(model):
+        plain = graphs.plain[model]
+        input_layers = [layer for layer in plain.layers if isinstance(layer, keras.layers.InputLayer)]
+        twins = {layer.output: copy_layer(layer).output for layer in input_layers}
+        inputs = keras.tree.map_structure(twins.get, plain.input)
+        copy = keras.models.clone_model(plain, inputs, clone_function=copy_layer)
         # Set later, `trainable` would override that of each layer.
         copy = keras.Model(copy.input, copy.output, name=model.name, trainable=model.trainable)
         copy.dtype_policy = model.dtype_policy  # by which `compile` decides whether to scale the loss
         return copy
 
-    def copy_layer(self, layer):
-        if layer not in self.copies:
-            self.copies[layer] = self._copied(layer)
-        return self.copies[layer]
+    result = copy_graph(graphs.model)
+    for layer, twin in copies.items():
+        if layer in weights:
+            twin.set_weights(weights[layer])
+        elif isinstance(layer, keras.Layer) and layer not in graphs.plain and layer not in gone:
+            _copy_state(layer, twin)
+    return result
 
-    def _copied(self, layer):
-        if layer in self.graphs.plain:
-            return self.copy_graph(layer)
-        if layer in self.gone:
-            return _bypass(layer, self._gives_output(layer))
-        if layer in self.instead:
-            return self.instead[layer]
-        try:
-            config = layer.get_config() | ({"use_bias": True} if layer in self.weights else {})
-            return type(layer).from_config(config)
-        except Exception as error:
-            raise ValueError(
-                f"{called(layer)} could not be copied from its configuration: {error} As for "
-                "keras.models.load_model, its class needs get_config and from_config, and functions of "
-                "your own have to stand in a keras.saving.custom_object_scope."
-            ) from error
 
-    def _gives_output(self, layer):
-        models = self.graphs.plain.values()
-        return any(layer in model.layers and layer.name in model.output_names for model in models)
+def _initial_copy(layer, with_bias):
+    try:
+        return type(layer).from_config(layer.get_config() | ({"use_bias": True} if with_bias else {}))
+    except Exception as error:
+        raise ValueError(
+            f"{called(layer)} could not be copied from its configuration: {error} As for "
+            "keras.models.load_model, its class needs get_config and from_config, and functions of "
+            "your own have to stand in a keras.saving.custom_object_scope."
+        ) from error
 
 
 def _copy_state(layer, twin):
