@@ -4,22 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_arms import ARMS, build
 
 import tfbn
 from tfbn.comparison import programs
 from tfbn.data.arrays import batch_order
-
-
-def build(use_batchnorm=True, **options):
-    return lambda: tfbn.Model(8, 3, (6,), use_batchnorm=use_batchnorm, **options)
-
-
-ARMS = {"batchnorm": build(True), "plain": build(False)}
-
-
-@pytest.fixture(scope="module")
-def result(blobs):
-    return tfbn.compare(ARMS, blobs, epochs=3, batch_size=20, seeds=2, command="tfbn compare")
 
 
 def without_seconds(records):

@@ -6,16 +6,10 @@ import time
 
 import keras
 import pytest
+from small_arms import ARMS
 
 import tfbn
 from tfbn.comparison import programs
-
-
-def build(use_batchnorm=True, **options):
-    return lambda: tfbn.Model(8, 3, (6,), use_batchnorm=use_batchnorm, **options)
-
-
-ARMS = {"batchnorm": build(True), "plain": build(False)}
 
 
 def test_ctrl_c_keeps_epochs_and_models(blobs):

@@ -432,6 +432,7 @@ def test_the_page_shows_results_and_settings():
     [
         ({"jit": {"batchnorm": False, "plain": False}}, "XLA", "no"),
         ({"jit": {"a": False, "b": True, "c": False}}, "XLA", "yes, but not for a, c"),
+        ({"settings__seeds": [0]}, "Seeds", "1 (seed 0)"),
         ({"settings__seeds": [4, 5, 6, 7]}, "Seeds", "4 to 7"),
         ({"settings__seeds": [4, 6, 5, 7]}, "Seeds", "4, 6, 5, 7"),
         ({"interrupted": True}, "Interrupted", "yes: it holds the epochs that had finished"),

@@ -4,16 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from small_arms import ARMS, build
 
 import tfbn
 from tfbn import plots
-
-
-def build(use_batchnorm=True, **options):
-    return lambda: tfbn.Model(8, 3, (6,), use_batchnorm=use_batchnorm, **options)
-
-
-ARMS = {"batchnorm": build(True), "plain": build(False)}
 
 
 def made(scores, interrupted=False):

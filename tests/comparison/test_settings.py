@@ -5,23 +5,17 @@ import inspect
 import keras
 import numpy as np
 import pytest
+from small_arms import ARMS, build
 
 import tfbn
 from tfbn.comparison.settings import Settings
-
-
-def build(use_batchnorm=True, **options):
-    return lambda: tfbn.Model(8, 3, (6,), use_batchnorm=use_batchnorm, **options)
-
-
-ARMS = {"batchnorm": build(True), "plain": build(False)}
 
 
 def make(data, **options):
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(tfbn.compare).parameters.items()
-        if name in Settings.__annotations__
+        if name in inspect.signature(Settings).parameters
     }
     return Settings(**{**defaults, "arms": ARMS, "data": data, **options})
 

@@ -13,18 +13,6 @@ from tfbn.comparison.storage import check_destination
 EARLIER = Path(__file__).with_name("results_of_0.1.0.json")
 
 
-def build(use_batchnorm=True, **options):
-    return lambda: tfbn.Model(8, 3, (6,), use_batchnorm=use_batchnorm, **options)
-
-
-ARMS = {"batchnorm": build(True), "plain": build(False)}
-
-
-@pytest.fixture(scope="module")
-def result(blobs):
-    return tfbn.compare(ARMS, blobs, epochs=3, batch_size=20, seeds=2, command="tfbn compare")
-
-
 def read(folder):
     return json.loads((folder / "results.json").read_text())
 

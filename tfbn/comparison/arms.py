@@ -53,11 +53,7 @@ class Arm:
 
 
 def check_arms(arms: Mapping[str, Arm | Callable[[], keras.Model]]) -> dict[str, Arm]:
-    """Return `arms` as a dict of names to `Arm`, from functions or `Arm`.
-
-    Raises:
-        TypeError, ValueError: `arms` is not such a dict, or a name cannot be a file's name.
-    """
+    """Return `arms` as a dict of names to `Arm`, or raise TypeError or ValueError."""
     if not isinstance(arms, dict) or not arms:
         raise TypeError(
             "`arms` must be a dict of names to functions that build a model, one or more, such as "
@@ -86,7 +82,9 @@ def _check_arm(name: str, arm: Arm | Callable[[], keras.Model]) -> Arm:
             "An arm's name becomes a file's name: up to 100 bytes of letters, digits and any of _ . + = - "
             f"are allowed, a letter or digit first, and no '.keras' at the end. Received: {name!r}."
         )
-    value, rate = _plain(arm.value), _plain(arm.learning_rate)
+    numbers: list[Any] = [arm.value, arm.learning_rate]
+    # NumPy's scalars, which JSON cannot hold, become Python's.
+    value, rate = (number.item() if isinstance(number, np.generic) else number for number in numbers)
     for key in ("series", "program"):
         if not isinstance(getattr(arm, key), str | None):
             raise TypeError(f"`{key}` of arm {name!r} must be a string. Received: {getattr(arm, key)!r}.")
@@ -99,8 +97,3 @@ def _check_arm(name: str, arm: Arm | Callable[[], keras.Model]) -> Arm:
             f"`learning_rate` of arm {name!r} must be a number, 0 or more. Received: {rate!r}."
         )
     return replace(arm, value=value, learning_rate=rate)
-
-
-def _plain(value: Any) -> Any:
-    """Return NumPy's scalars, which JSON cannot hold, as Python's."""
-    return value.item() if isinstance(value, np.generic) else value

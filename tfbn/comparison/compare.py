@@ -1,17 +1,30 @@
 """`compare`: several networks, the same batches, several seeds."""
 
+import contextlib
+import itertools
 import os
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from tfbn.comparison.arms import Arm
-from tfbn.comparison.placement import Placement
+from tfbn.comparison.programs import Program, Run, moving_average_note, run_jobs
 from tfbn.comparison.results import Comparison
-from tfbn.comparison.session import Session
 from tfbn.comparison.settings import Settings
+from tfbn.comparison.storage import Metadata
 from tfbn.data.arrays import Data
+from tfbn.foundation.errors import warn_caller
+from tfbn.foundation.provenance import versions
+from tfbn.runtime.devices import describe_device, set_precision
+from tfbn.runtime.strategies import broadcast_from_chief, describe_strategy, workers
+from tfbn.training.checkpoints import check_workers_agree, digest, open_folder
+from tfbn.training.signatures import describe_network
 
 
 def compare(
@@ -41,13 +54,11 @@ def compare(
     For each seed, every arm is built anew under `keras.utils.set_random_seed(seed)` and takes the same
     batches. Arms made by `Model` thus start from the same kernels. Arms of Keras' layers do so up to the
     first layer that draws a random number in one arm alone, such as a Dropout. From there on, give the
-    initializers seeds of their own to pair the arms. The last incomplete batch of a pass is dropped; the
-    next pass draws a new order.
+    initializers seeds of their own to pair the arms. The last incomplete batch of a pass is dropped.
 
     A network is compiled once. Further seeds assign their values to the same variables, so a seed can
-    change variables only, not constants or arguments of a layer. Arms of one `Arm.program`, which differ
-    in initial values or learning rate alone, share a compiled network, too. On a CPU the programs train at
-    the same time, each on one core.
+    change variables only, not constants or arguments of a layer. Arms of one `Arm.program` share a
+    compiled network, too. On a CPU the programs train at the same time, each on one core.
 
     Args:
         arms: dict of names to functions without arguments that return a new `keras.Model`, or to `Arm`,
@@ -99,7 +110,6 @@ def compare(
     >>> len(result.records), len(result.test)
     (8, 4)
     """
-    placement = Placement.find(device, strategy, jit)
     settings = Settings(
         arms=arms,
         data=data,
@@ -111,9 +121,166 @@ def compare(
         learning_rate=learning_rate,
         loss=loss,
         jit=jit,
+        device=device,
         precision=precision,
         vary=vary,
         observe=observe,
         reach=reach,
+        strategy=strategy,
     )
-    return Session(settings, placement, checkpoint_dir, on_epoch, command).run()
+    return Session(settings, checkpoint_dir, on_epoch, command).run()
+
+
+class Session:
+    """One call of `compare`: builds arms, finds their programs, trains runs and makes the result."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        checkpoint_dir: str | os.PathLike | None,
+        on_epoch: Callable[[dict[str, Any]], None] | None,
+        command: str | None,
+    ) -> None:
+        self.settings = settings
+        self._folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        self._on_epoch, self._command = on_epoch, command
+        device, strategy = describe_device(settings.device), describe_strategy(settings.strategy)
+        self._where: dict[str, Any] = {"versions": versions(), "device": device, "strategy": strategy}
+        self._program_of = {name: arm.program or name for name, arm in settings.arms.items()}
+        self._programs: dict[str, Program] = {}
+        self._arrays: dict[str, Any] = {}
+        self._built: weakref.WeakSet = weakref.WeakSet()
+        self._runs: dict[tuple[int, str], Run] = {}
+        # By arm a run that ended well, the network that it began from, and the values of its variables.
+        self._trained: dict[str, tuple[Run, keras.Model, list[np.ndarray]]] = {}
+        self._stop, self._recording = threading.Event(), threading.Lock()
+
+    def run(self) -> Comparison:
+        """Train all arms with all seeds, or until Ctrl-C."""
+        try:
+            with contextlib.ExitStack() as lock:
+                for seed in self.settings.seeds:
+                    self._train_seed(seed, lock)
+                    if self._stop.is_set():
+                        break
+        except KeyboardInterrupt:  # It came between two seeds.
+            self._stop.set()
+        return self._result()
+
+    def _train_seed(self, seed: int, lock: contextlib.ExitStack) -> None:
+        # Built here, in turn: the random state is the process's, and Keras' is the thread's.
+        settings = self.settings
+        models = {arm: self._build(arm, seed, settings.scope()) for arm in settings.arms}
+        if seed == settings.seeds[0]:
+            self._open_checkpoints(models, lock)
+        queues: dict[str, list[tuple]] = {}
+        for arm, model in models.items():
+            name = self._program_of[arm]
+            if name not in self._programs:
+                # The values of the first arm, which trains first in it, are still there then.
+                self._programs[name] = Program(model, settings, self._arrays)
+            self._programs[name].check(arm, model)
+            queues.setdefault(name, []).append((arm, seed, model))
+        # On a CPU a program a core. Replicas have to meet in one order: one program at a time.
+        parallel = settings.strategy is None and settings.device.startswith("cpu")
+        threads = min(len(queues), os.cpu_count() or 1) if parallel else 1
+        run_jobs(queues.values(), self._train, threads, self._stop)
+
+    def _build(self, arm: str, seed: int, scope: contextlib.AbstractContextManager) -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        with scope:  # Models create their variables here.
+            model = self.settings.arms[arm].build()
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"Arm {arm!r} must return a keras.Model. Received: {model!r}.")
+        if model in self._built:
+            raise ValueError(
+                f"Arm {arm!r} returned a model that was used already. Build a new one at each call."
+            )
+        self._built.add(model)
+        return model
+
+    def _open_checkpoints(self, models: dict[str, keras.Model], lock: contextlib.ExitStack) -> None:
+        """Make the folder this comparison's until `lock` ends, or raise if it is another's."""
+        networks = {arm: digest(model.variables, describe_network(model)) for arm, model in models.items()}
+        identity = {**self.settings.identity(), "network": networks}
+        strategy, folder = self.settings.strategy, self._folder
+        check_workers_agree(identity, strategy)
+        if folder is not None:
+            identity = {"command": self._command, **self._where, **identity}
+            opened = broadcast_from_chief(strategy, lambda: open_folder(folder, identity, lock))
+            self._command = opened["command"]
+
+    def _train(self, arm: str, seed: int, model: keras.Model) -> None:
+        run = self._runs[seed, arm] = Run(arm, seed)
+        program = self._programs[self._program_of[arm]]
+        values = program.train(run, model, self._folder, self._stop, self._announce)
+        # Of an interrupted run, too: better a model of some epochs than none.
+        if values is not None and (run.finished or arm not in self._trained):
+            self._trained[arm] = run, model, values
+
+    def _announce(self, record: dict[str, Any]) -> None:
+        with self._recording:
+            if self._on_epoch is not None:
+                self._on_epoch(record)
+
+    def _result(self) -> Comparison:
+        # In the order of seeds and arms, whichever was trained first.
+        places = itertools.product(self.settings.seeds, self.settings.arms)
+        runs = [self._runs[place] for place in places if place in self._runs]
+        records, test, diverged, observations = (
+            [item for run in runs for item in getattr(run, name)]
+            for name in ("records", "test", "diverged", "observations")
+        )
+        if self._stop.is_set():
+            # The other workers know of no stop: they end when they miss this one, which has to go.
+            if not records or workers(self.settings.strategy) > 1:
+                raise KeyboardInterrupt
+            warn_caller(f"Interrupted: kept {len(records)} epochs, all arms and seeds counted.")
+        models = self._models()
+        return Comparison(records, test, vars(self._metadata(models, diverged, observations)), models)
+
+    def _models(self) -> dict[str, keras.Model]:
+        """Return the trained models in the order of the arms, as ordinary models that share nothing."""
+        names = list(self._program_of.values())
+        models = {}
+        for arm, (run, model, values) in self._trained.items():
+            name = self._program_of[arm]
+            is_shared = names.count(name) > 1
+            if self.settings.strategy is not None:
+                is_shared = True
+                # An ordinary model needs no strategy to be saved or called.
+                model = self._build(arm, run.seed, tf.device(self.settings.device))
+                # One that waits for its input is built.
+                model(keras.KerasTensor((None, *self.settings.data.input_shape)))
+            models[arm] = self._programs[name].model(values, model if is_shared else None)
+            if self.settings.precision is not None:
+                set_precision(models[arm], self.settings.precision)
+        return {arm: models[arm] for arm in self.settings.arms if arm in models}
+
+    def _metadata(
+        self, models: dict[str, keras.Model], diverged: list[dict], observations: list[dict]
+    ) -> Metadata:
+        settings = self.settings
+        programs = {arm: self._programs[name] for arm, name in self._program_of.items()}
+        steps_per_epoch = settings.steps_per_epoch or len(settings.data.train.y) // settings.batch_size
+        saved = {arm: {"seed": run.seed, "epoch": run.epoch} for arm, (run, *_) in self._trained.items()}
+        arms, notes = {}, []
+        for name, arm in settings.arms.items():
+            network = programs[name].solver.model
+            arms[name] = arm.to_dict(name, models.get(name, network), saved.get(name))
+            if note := moving_average_note(network, settings.epochs * steps_per_epoch):
+                notes.append(f"{arm.series or name}: {note}")
+        return Metadata(
+            **self._where,
+            jit={arm: program.solver.jit for arm, program in programs.items()},
+            command=self._command,
+            dataset=settings.data.about(),
+            settings={**settings.to_dict(), "reach": settings.reach, "arms": arms},
+            vary=settings.vary and dict(settings.vary),
+            figures=["sweep" if settings.vary else "curves"],
+            compiled_programs=len(self._programs),
+            notes=list(dict.fromkeys(notes)),
+            diverged=diverged,
+            interrupted=self._stop.is_set(),
+            observations=observations,
+        )

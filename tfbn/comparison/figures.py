@@ -4,13 +4,11 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tfbn import plots
+from tfbn.comparison.storage import Metadata
 from tfbn.foundation.arguments import choice
-
-if TYPE_CHECKING:
-    from tfbn.comparison.results import Comparison
 
 SPREAD = "the mean of the seeds, a band from the lowest to the highest"
 
@@ -42,41 +40,42 @@ FIGURES = {
 }
 
 
-def draw_figure(comparison: "Comparison", name: str, pyplot: bool = False) -> plots.Figure:
+def draw_figure(
+    name: str, records: list[dict], metadata: Metadata, title: str, pyplot: bool = False
+) -> plots.Figure:
     """Return the figure `name` of FIGURES, as `Comparison.figure` documents it."""
-    metadata = comparison.metadata
     drawing = FIGURES[choice("name", name, FIGURES)]
-    observed = drawing.observed
-    if observed and not any(observed in item for item in metadata.observations):
-        raise ValueError(f"The figure {name!r} needs observe=[{observed!r}] in the comparison.")
-    curve = metadata.dataset.get("curve")
+    observed, dataset = drawing.observed, metadata.dataset
+    if observed:
+        if not any(observed in item for item in metadata.observations):
+            raise ValueError(f"The figure {name!r} needs observe=[{observed!r}] in the comparison.")
+        # What was observed is drawn of one seed, which the panels name.
+        title = f"{dataset['title']}\nData: {dataset['source']}"
+    curve = dataset.get("curve")
     data = {
-        "records": comparison.records,
-        "observations": metadata.observations,
-        "diverged": metadata.diverged,
+        **vars(metadata),
+        "records": records,
         "arms": metadata.arms,
-        "vary": metadata.vary,
-        "steps_per_epoch": metadata.steps_per_epoch,
+        "steps_per_epoch": metadata.settings["steps_per_epoch"],
         "x": curve and curve["validation_x"],
         "points": curve and (curve["x"], curve["y"]),
     }
-    # What was observed is drawn of one seed, which the panels name.
-    title = f"{metadata.title}\n{metadata.source}" if observed else comparison.title()
-    options = {name: data[name] for name in inspect.signature(drawing.draw).parameters if name in data}
+    options = {key: data[key] for key in inspect.signature(drawing.draw).parameters if key in data}
     return plots.figure(title, drawing.draw, pyplot=pyplot, **options)
 
 
-def save_figures(comparison: "Comparison", folder: str | os.PathLike) -> list[Path]:
+def save_figures(
+    folder: str | os.PathLike, records: list[dict], metadata: Metadata, title: str
+) -> list[Path]:
     """Write the figures that a report shows into `folder`, and return their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = comparison.metadata
     paths = []
     for name in metadata.figures:
         if name == "curves":
-            title, steps = comparison.title(), metadata.steps_per_epoch
-            paths.append(plots.save_curves(folder, comparison.records, title, steps)[0])
+            steps = metadata.settings["steps_per_epoch"]
+            paths.append(plots.save_curves(folder, records, title, steps)[0])
         else:
             paths.append(folder / f"{name}.png")
-            draw_figure(comparison, name).savefig(paths[-1], dpi=120)
+            draw_figure(name, records, metadata, title).savefig(paths[-1], dpi=120)
     return paths

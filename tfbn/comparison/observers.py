@@ -18,9 +18,7 @@ def outputs(model: keras.Model) -> Observe:
 
 
 def percentiles(model: keras.Model) -> Observe:
-    """Observe PERCENTILES of the input of each unit of the last hidden activation, in inference.
-
-    ``[N, ...] -> [units, 3]``, linear between the ranks.
+    """Observe PERCENTILES ``[units, 3]``, linear between the ranks, of the last hidden activation's inputs.
 
     Source: Ioffe and Szegedy 2015, section 4.1 and figure 1b, c.
     """
@@ -40,10 +38,7 @@ def percentiles(model: keras.Model) -> Observe:
 
 
 def histograms(model: keras.Model) -> Observe:
-    """Observe the inputs of each hidden activation, in inference, in BINS bins from lowest to highest.
-
-    The function of examples returns a dict with "low", "high" and "counts" for each activation.
-    """
+    """Observe the inputs of each hidden activation: "low", "high" and the "counts" of BINS bins."""
     inner = keras.Model(model.inputs[0], _activation_inputs(model))
 
     def observe(x: tf.Tensor) -> Any:

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfbn.comparison.observers import OBSERVERS
-from tfbn.comparison.placement import Placement
-from tfbn.comparison.records import Record, Run
 from tfbn.comparison.settings import Settings, copy_optimizer
 from tfbn.data.arrays import epoch_order
 from tfbn.foundation.signals import signals_ignored
@@ -29,38 +28,50 @@ OBSERVED_EXAMPLES = 1000
 START_SHARE_LIMIT = 0.05  # Below, what moving averages hold of their start goes without a note.
 
 
+@dataclass
+class Run:
+    """An arm's training with one seed, as checkpoints hold it. The lists hold dicts of plain data."""
+
+    arm: str
+    seed: int
+    epoch: int = 0  # epochs trained
+    finished: bool = False  # tested or diverged, not interrupted
+    records: list[dict] = field(default_factory=list)
+    observations: list[dict] = field(default_factory=list)
+    diverged: list[dict] = field(default_factory=list)  # one if a loss was not finite
+    test: list[dict] = field(default_factory=list)  # one if the run was tested
+
+    def key(self) -> dict[str, Any]:
+        """Return arm, seed and epoch, with which an item of the lists begins."""
+        return {"arm": self.arm, "seed": self.seed, "epoch": self.epoch}
+
+
 class Program:
     """A network that was compiled once, for the arms of one signature.
 
-    Args:
-        model: the network, whose variables the program takes; their values do not matter.
-        settings, placement: the comparison's.
-        arrays: the splits as `Arrays` by name: empty, or as another program on the device filled it.
+    The program takes the variables of `model`; their values do not matter. `arrays` are the splits on the
+    device by name: the first program fills the dict, the others share it.
     """
 
-    def __init__(
-        self, model: keras.Model, settings: Settings, placement: Placement, arrays: dict[str, Any]
-    ) -> None:
-        self.settings, self.placement = settings, placement
+    def __init__(self, model: keras.Model, settings: Settings, arrays: dict[str, Any]) -> None:
+        self.settings, self.arrays = settings, arrays
         self.signature = signature(model)
         self.metrics = ("accuracy",) if settings.data.classes else ()
-        with placement.scope():
+        with settings.scope():
             optimizer = copy_optimizer(settings.optimizer)
-        options = dict(jit=settings.jit, precision=settings.precision, **placement.solver_options())
+        options = dict(jit=settings.jit, precision=settings.precision, strategy=settings.strategy)
+        options["device"] = settings.device if settings.strategy is None else "auto"
         self.solver = Solver(model, optimizer, None, settings.loss, self.metrics, **options)
-        # The first program puts the arrays on the device, the others share them.
         for name, split in settings.data.splits().items():
             arrays[name] = self.solver.prepare(*((arrays[name],) if name in arrays else split))
-        self.arrays = dict(arrays)
-        x = self.arrays["validation"].x[:OBSERVED_EXAMPLES]
+        self._observed = self.arrays["validation"].x[:OBSERVED_EXAMPLES]
         # Each a trace of its own, since TensorFlow warns where many functions trace again.
-        observers = {
-            name: tf.function(OBSERVERS[name](model), autograph=False) for name in settings.observe
+        self._observers = {
+            name: tf.function(OBSERVERS[name](model), autograph=False).get_concrete_function(self._observed)
+            for name in settings.observe
         }
-        self._observers = {name: observe.get_concrete_function(x) for name, observe in observers.items()}
-        self._observed = x
         self._variables = [*model.variables, *model.optimizer.variables]
-        self._checkpoints = Checkpoints(self._variables, placement.strategy)
+        self._checkpoints = Checkpoints(self._variables, settings.strategy)
 
     def train(
         self,
@@ -68,38 +79,34 @@ class Program:
         start: keras.Model,
         folder: Path | None,
         stop: threading.Event,
-        on_record: Callable[[Record], None],
+        on_record: Callable[[dict[str, Any]], None],
     ) -> list[np.ndarray] | None:
-        """Train a run to its end, or until `stop` is set; resume from its checkpoint if there is one.
+        """Fill a new run to its end, or until `stop` is set; resume from its checkpoint in `folder`.
 
-        Args:
-            run: a new run, to be filled.
-            start: the arm's network, from whose values the run begins.
-            folder: of the comparison's checkpoints. None: no checkpoints.
-            on_record: called with each record.
+        The run begins from the values of `start`, the arm's network.
 
         Returns:
             The values of all variables at the end. None if the run diverged or did not begin, or if one of
             several workers stops.
         """
         self.solver.restart(start, self.settings.arms[run.arm].learning_rate)
-        folder = None if folder is None else folder / run.arm / f"{run.seed}"
-        begins = None if folder is None else digest(self._variables)
+        if folder is not None:
+            folder = folder / run.arm / f"{run.seed}"
+            begins = digest(self._variables)
+            saved = self._checkpoints.restore(folder, lambda record: record.get("begins") == begins)
+            vars(run).update(saved["run"] if saved else {})
+            for record in run.records:
+                on_record(record)
 
         def save() -> None:
             if folder is not None:
                 self._checkpoints.save(folder, {"begins": begins, "run": vars(run)})
 
-        if folder is not None:
-            saved = self._checkpoints.restore(folder, lambda record: record.get("begins") == begins)
-            vars(run).update(saved["run"] if saved else {})
-            for record in run.records:
-                on_record(record)
         if run.epoch == 0 and not run.observations:
             self._observe(run)
         while not run.finished:
             if stop.is_set():
-                if workers(self.placement.strategy) > 1:
+                if workers(self.settings.strategy) > 1:
                     return None  # Nothing that is shared may be touched: the other workers know of no stop.
                 save()
                 return self._values() if run.epoch else None
@@ -112,11 +119,8 @@ class Program:
         return None if run.diverged else self._values()
 
     def _train_epoch(self, run: Run) -> None:
-        train, batch_size, steps = (
-            self.arrays["train"],
-            self.settings.batch_size,
-            self.settings.steps_per_epoch,
-        )
+        train, settings = self.arrays["train"], self.settings
+        batch_size, steps = settings.batch_size, settings.steps_per_epoch
         run.epoch += 1
         order = epoch_order(len(train.y), batch_size, run.seed, run.epoch, steps)
         start = time.perf_counter()
@@ -124,7 +128,7 @@ class Program:
         seconds = time.perf_counter() - start
         record = run.key()
         for split in ("train", "validation"):
-            record |= {f"{split}_{name}": value for name, value in self.evaluate(split).items()}
+            record |= {f"{split}_{name}": value for name, value in self._evaluate(split).items()}
         run.records.append({**record, "seconds": seconds})
         self._observe(run)
         if not (math.isfinite(record["train_loss"]) and math.isfinite(record["validation_loss"])):
@@ -136,7 +140,7 @@ class Program:
         if run.diverged:
             return
         self.solver.finish()
-        result = self.evaluate("test")
+        result = self._evaluate("test")
         if math.isfinite(result["loss"]):
             run.test.append({"arm": run.arm, "seed": run.seed, **result})
         else:
@@ -171,8 +175,7 @@ class Program:
                 "network."
             )
 
-    def evaluate(self, split: str) -> dict[str, float]:
-        """Return loss and, for classes, accuracy on a split."""
+    def _evaluate(self, split: str) -> dict[str, float]:
         result = self.solver.evaluate(self.arrays[split])
         return {name: getattr(result, name) for name in ("loss", *self.metrics)}
 
@@ -192,16 +195,7 @@ def _plain(tensor: tf.Tensor) -> Any:
 def moving_average_note(model: keras.Model, steps: int) -> str | None:
     """Return a note on moving averages that are still near their start after `steps`; None if none is.
 
-    ::
-
-        share = momentum**steps
-
-    is what they still hold of their start, which costs accuracy in inference.
-
-    >>> model = keras.Sequential([keras.Input([2]), keras.layers.BatchNormalization()])
-    >>> moving_average_note(model, steps=100)[:80]
-    'after 100 steps at a momentum of 0.99 moving averages still hold 37 % of their s'
-    >>> moving_average_note(model, steps=1000)
+    They still hold ``momentum**steps`` of their start, which costs accuracy in inference.
     """
     momenta = [
         layer.momentum
@@ -209,8 +203,7 @@ def moving_average_note(model: keras.Model, steps: int) -> str | None:
         if isinstance(layer, BATCHNORM_CLASSES)
         and layer.momentum is not None
         # What these normalise by does not depend on the start.
-        and not getattr(layer, "debias", False)
-        and not getattr(layer, "test_local_stats", False)
+        and not (getattr(layer, "debias", False) or getattr(layer, "test_local_stats", False))
     ]
     share = max(momenta, default=0) ** steps
     if share <= START_SHARE_LIMIT:

@@ -1,21 +1,15 @@
 """A comparison as one HTML page that needs nothing else: no script, no font, no network."""
 
 import base64
-import importlib.resources
 import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
-from tfbn.comparison.figures import FIGURES
 from tfbn.verdict.judge import Verdict
 from tfbn.verdict.statistics import Difference
-
-if TYPE_CHECKING:
-    from tfbn.comparison.results import Comparison
 
 LONG_TABLE = 12  # Rows; a longer one is folded away.
 # Above one of these the architectures are left to results.json: a page must stay quick to open.
@@ -24,42 +18,28 @@ COLUMNS = "Difference", "95 % interval", "p", "P(improvement)", "Seeds better"
 DASH = "–"
 
 
-def write_report(
-    path: Path, comparison: "Comparison", content: dict[str, Any], figures: list[Path]
-) -> None:
-    """Write the page of a comparison: `content` is its results.json, `figures` are files of FIGURES."""
-    captioned = [(FIGURES[figure.stem].caption, figure.read_bytes()) for figure in figures]
-    page = render(content, comparison.judge(), comparison.rows(), captioned)
-    path.write_text(page, encoding="utf-8")
-
-
 def render(
     content: dict[str, Any],
     verdict: Verdict,
     table: Sequence[Sequence[str | None]],
     figures: Sequence[tuple[str, bytes]],
 ) -> str:
-    """Return the page of a comparison: question, verdict, figures, results, settings.
+    """Return the page of a comparison, to be written as UTF-8.
 
-    What is None or missing shows as a dash. All text is escaped: a name is never markup.
-
-    Args:
-        content: what results.json holds; records and observations are not shown.
-        verdict: its sentences, and its numbers by quantity.
-        table: the test results by arm; the first row is the header.
-        figures: pairs of caption and PNG.
-
-    Returns:
-        The page. Write it as UTF-8.
-
-    >>> from tfbn.verdict.judge import judge
-    >>> verdict = judge([], [], {"plain": {"series": "plain", "value": None}}, [])
-    >>> render({}, verdict, [], []).startswith("<!DOCTYPE html>")
-    True
+    What is None or missing shows as a dash. All text is escaped: a name is never markup. `content` is what
+    results.json holds, `table` the test results, the header first, `figures` are pairs of caption and PNG.
     """
     settings = content.get("settings") or {}
-    arms = settings.get("arms") or {}
-    page = _template().render(
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tfbn", "comparison"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.ChainableUndefined,
+        finalize=lambda value: DASH if value is None or isinstance(value, jinja2.Undefined) else value,
+    )
+    environment.filters["grouped"] = _grouped
+    page = environment.get_template("report.html.j2").render(
         content=content,
         sentences=[*verdict.sentences(), *(content.get("notes") or [])],
         reading_notes=" ".join(note for notes in verdict.notes.values() for note in notes),
@@ -71,7 +51,7 @@ def render(
         seeds=_seeds(settings.get("seeds") or []),
         xla=_xla(content.get("jit") or {}),
         versions=", ".join(map(" ".join, (content.get("versions") or {}).items())) or None,
-        architectures=_architectures(arms),
+        architectures=_architectures(settings.get("arms") or {}),
         diverged=_diverged(content.get("diverged") or []),
         long_table=LONG_TABLE,
     )
@@ -79,25 +59,8 @@ def render(
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.ChainableUndefined,
-        finalize=lambda value: DASH if value is None or isinstance(value, jinja2.Undefined) else value,
-    )
-    environment.filters["grouped"] = _grouped
-    path = importlib.resources.files("tfbn.comparison").joinpath("report.html.j2")
-    return environment.from_string(path.read_text(encoding="utf-8"))
-
-
 def _grouped(value: Any) -> Any:
-    """Return a number as a person writes it; anything else as it is.
-
-    >>> _grouped(55000), _grouped(0.1 + 0.2), _grouped("tanh")
-    ('55,000', '0.3', 'tanh')
-    """
+    """Return a number as a person writes it; anything else as it is."""
     if isinstance(value, float):
         return f"{value:g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
@@ -112,7 +75,6 @@ def _comparisons(verdict: Verdict) -> Iterator[tuple[str, list[list[str]], list[
 
 
 def _cells(quantity: str, difference: Difference) -> list[str]:
-    """Return a row of a verdict's table."""
     values = [difference.mean, *(difference.interval or (None, None))]
     # In line: four digits of the largest but four decimals at most, as long as these leave two digits.
     size = math.floor(math.log10(max((abs(x) for x in values if _shown(x) != DASH), default=0) or 0.1))
@@ -132,11 +94,7 @@ def _cells(quantity: str, difference: Difference) -> list[str]:
 
 
 def _shown(value: Any, form: str = "g") -> str:
-    """Return a number as a string, a dash for one that is missing; a string as it is.
-
-    >>> _shown(0.25, ".3f"), _shown(None), _shown(float("nan")), _shown("plain", ".3f")
-    ('0.250', '–', '–', 'plain')
-    """
+    """Return a number as a string, a dash for one that is missing; a string as it is."""
     if isinstance(value, str):
         return value
     return DASH if value is None or not math.isfinite(value) else format(value, form)
@@ -159,11 +117,7 @@ def _arms(settings: dict[str, Any], vary: dict[str, Any] | None) -> list[list[st
 
 
 def _call(value: Any) -> str:
-    """Return an object that Keras serialized as a call in Python, without arguments that are None.
-
-    >>> _call({"class_name": "SGD", "config": {"name": "sgd", "learning_rate": 0.1, "clipnorm": None}})
-    'SGD(learning_rate=0.1)'
-    """
+    """Return an object that Keras serialized as a call in Python, without arguments that are None."""
     if not isinstance(value, dict) or "class_name" not in value:
         return repr(value)
     config = {key: item for key, item in value["config"].items() if key != "name" and item is not None}
@@ -171,11 +125,6 @@ def _call(value: Any) -> str:
 
 
 def _seeds(seeds: list[int]) -> str | None:
-    """Return the seeds in words.
-
-    >>> _seeds([0]), _seeds([0, 1, 2]), _seeds(list(range(5, 25)))
-    ('1 (seed 0)', '0, 1, 2', '5 to 24')
-    """
     if len(seeds) == 1:
         return f"1 (seed {seeds[0]})"
     if len(seeds) > 3 and seeds == list(range(seeds[0], seeds[-1] + 1)):
@@ -185,11 +134,9 @@ def _seeds(seeds: list[int]) -> str | None:
 
 def _xla(jit: dict[str, bool]) -> str | None:
     without = [arm for arm, is_compiled in jit.items() if not is_compiled]
-    if not jit:
-        return None
-    if not without:
-        return "yes"
-    return "no" if len(without) == len(jit) else f"yes, but not for {', '.join(without)}"
+    if len(without) == len(jit):
+        return "no" if jit else None
+    return f"yes, but not for {', '.join(without)}" if without else "yes"
 
 
 def _diverged(runs: list[dict[str, Any]]) -> dict[str, str]:
@@ -204,8 +151,7 @@ def _architectures(arms: dict[str, dict[str, Any]]) -> list[tuple[list[str], str
     """Return pairs of the arms that share an architecture, names and initializers aside, and its JSON."""
     shared: dict[str, tuple[list[str], str]] = {}
     for name, arm in arms.items():
-        architecture = arm.get("architecture")
-        if architecture is not None:
+        if (architecture := arm.get("architecture")) is not None:
             key = json.dumps(_bare(architecture, {}), sort_keys=True)
             shared.setdefault(key, ([], json.dumps(architecture, indent=1)))[0].append(name)
     if len(arms) > ARMS_LIMIT or sum(len(text) for _, text in shared.values()) > CHARACTERS_LIMIT:
@@ -214,12 +160,7 @@ def _architectures(arms: dict[str, dict[str, Any]]) -> list[tuple[list[str], str
 
 
 def _bare(value: Any, names: dict[str, str]) -> Any:
-    """Return an architecture without names, initializers, seeds and compile arguments.
-
-    Args:
-        value: the architecture, or a part of it.
-        names: the names so far with their place, to be filled: layers refer to one another by name.
-    """
+    """Return an architecture without initial values, its names replaced by their place in `names`."""
     if isinstance(value, list):
         return [_bare(item, names) for item in value]
     if not isinstance(value, dict):

@@ -1,6 +1,7 @@
 """`Comparison`: the result of a comparison, as text, figures and files."""
 
 import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,8 @@ import keras
 import numpy as np
 
 from tfbn import plots
-from tfbn.comparison import figures, storage
-from tfbn.comparison.records import Metadata, Record
-from tfbn.foundation.files import to_json
+from tfbn.comparison import figures, report, storage
+from tfbn.foundation.files import staged, to_json
 from tfbn.foundation.tables import text_table
 from tfbn.verdict.judge import Verdict, judge
 
@@ -33,15 +33,15 @@ class Comparison:
             comparison that was loaded.
     """
 
-    records: list[Record] = field(repr=False)
-    test: list[Record]
-    about: Record = field(repr=False)
+    records: list[dict] = field(repr=False)
+    test: list[dict]
+    about: dict[str, Any] = field(repr=False)
     models: dict[str, keras.Model] = field(default_factory=dict, repr=False)
 
     @property
-    def metadata(self) -> Metadata:
+    def metadata(self) -> storage.Metadata:
         """`about` with a name for each of its entries."""
-        return Metadata.from_dict(self.about)
+        return storage.Metadata.from_dict(self.about)
 
     @property
     def arms(self) -> list[str]:
@@ -54,15 +54,9 @@ class Comparison:
         return "accuracy" if self.metadata.dataset["classes"] else "loss"
 
     def scores(self, arm: str, metric: str | None = None) -> dict[int, float]:
-        """Return the test results of an arm by seed.
-
-        Args:
-            arm: its name.
-            metric: "accuracy" or "loss". Default None: `self.metric`.
-        """
-        return {
-            result["seed"]: result[metric or self.metric] for result in self.test if result["arm"] == arm
-        }
+        """Return the test results of an arm by seed: "accuracy" or "loss"; by default `self.metric`."""
+        metric = metric or self.metric
+        return {result["seed"]: result[metric] for result in self.test if result["arm"] == arm}
 
     def rows(self) -> list[list[str]]:
         """Return the test results as rows of strings, the header first: mean, lowest and highest seed.
@@ -70,9 +64,8 @@ class Comparison:
         A row for each arm; in a sweep for each value, with a column for each series.
         """
         vary = self.metadata.vary
-        return self._rows_by_arm() if vary is None else self._rows_by_value(vary["label"])
-
-    def _rows_by_arm(self) -> list[list[str]]:
+        if vary is not None:
+            return self._rows_by_value(vary["label"])
         metrics = dict.fromkeys([self.metric, "loss"])
         rows = [["arm", *(f"test {metric}" for metric in metrics), "seeds", "ms/epoch"]]
         for arm in self.arms:
@@ -110,13 +103,13 @@ class Comparison:
     def judge(self) -> Verdict:
         """Return the differences between the series, numbers and sentences."""
         about = self.metadata
-        reach, steps = about.settings["reach"], about.steps_per_epoch
+        reach, steps = about.settings["reach"], about.settings["steps_per_epoch"]
         return judge(self.records, self.test, about.arms, about.diverged, reach, steps)
 
     def verdict(self) -> str:
         """Return the conclusion in plain sentences, and a table of the differences by seed."""
         metadata = self.metadata
-        paragraphs = [f"{metadata.title}: {self.judge().text()}", *metadata.notes]
+        paragraphs = [f"{metadata.dataset['title']}: {self.judge().text()}", *metadata.notes]
         if metadata.interrupted:
             paragraphs.append("The run was interrupted: it holds the epochs that had finished.")
         return "\n\n".join(paragraphs)
@@ -125,7 +118,8 @@ class Comparison:
         """Return data set, seeds and source, as a figure's title."""
         seeds = len({record["seed"] for record in self.records})
         spread = "1 seed" if seeds == 1 else f"mean and range of {seeds} seeds"
-        return f"{self.metadata.title}: {spread}\n{self.metadata.source}"
+        dataset = self.metadata.dataset
+        return f"{dataset['title']}: {spread}\nData: {dataset['source']}"
 
     def plot(self, axes: Any = None) -> Any:
         """Draw training and validation loss and accuracy, and return the matplotlib Axes.
@@ -148,7 +142,7 @@ class Comparison:
                 f"`axes` must be an array of {word} matplotlib Axes. Received: {np.size(axes)}. Take "
                 f"plt.subplots({count // 2}, 2)[1], or leave `axes` out for a new figure."
             )
-        return plots.overview(self.records, self.title(), axes, metadata.steps_per_epoch)
+        return plots.overview(self.records, self.title(), axes, metadata.settings["steps_per_epoch"])
 
     def figure(self, name: str, pyplot: bool = False) -> plots.Figure:
         """Return a matplotlib Figure.
@@ -160,13 +154,13 @@ class Comparison:
         Raises:
             ValueError: there is no such figure, or the comparison did not observe what it shows.
         """
-        return figures.draw_figure(self, name, pyplot)
+        return figures.draw_figure(name, self.records, self.metadata, self.title(), pyplot)
 
     def save_figures(self, folder: str | os.PathLike) -> list[Path]:
         """Write the figures into `folder`, and return the paths of those that a report shows."""
-        return figures.save_figures(self, folder)
+        return figures.save_figures(folder, self.records, self.metadata, self.title())
 
-    def to_dict(self) -> Record:
+    def to_dict(self) -> dict[str, Any]:
         """Return all but the models, as results.json holds it."""
         verdict = self.judge().to_dict()
         return {**self.about, "verdict": verdict, "records": self.records, "test": self.test}
@@ -194,7 +188,19 @@ class Comparison:
         Raises:
             ValueError: `path` cannot be written, or holds something already.
         """
-        return storage.save(self, path, models, replace)
+        path = storage.check_destination(path, replace)
+        saved = self.models if models else {}
+        content = self.to_dict()
+        settings = content["settings"]
+        arms = {
+            name: arm if name in saved else {**arm, "model": None} for name, arm in settings["arms"].items()
+        }
+        content["settings"] = {**settings, "arms": arms}
+        with staged(path) as folder:
+            folder.mkdir()
+            storage.write_results(folder, content, saved)
+            self._write_report(folder / "report.html", content, folder / "figures")
+        return path
 
     def report(self, path: str | os.PathLike) -> Path:
         """Write all but the models as one HTML page, and return its path.
@@ -202,7 +208,16 @@ class Comparison:
         Args:
             path: a file, or a folder, which gets a report.html.
         """
-        return storage.save_report(self, path)
+        path = Path(path)
+        path = path / "report.html" if path.is_dir() else path
+        with tempfile.TemporaryDirectory() as folder:
+            self._write_report(path, self.to_dict(), folder)
+        return path
+
+    def _write_report(self, path: Path, content: dict[str, Any], folder: str | os.PathLike) -> None:
+        paths = self.save_figures(folder)
+        captioned = [(figures.FIGURES[figure.stem].caption, figure.read_bytes()) for figure in paths]
+        path.write_text(report.render(content, self.judge(), self.rows(), captioned), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Comparison":

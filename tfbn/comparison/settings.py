@@ -1,80 +1,87 @@
 """`Settings`: the arguments of a comparison, checked."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import InitVar, dataclass
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfbn.comparison.arms import Arm, check_arms
 from tfbn.comparison.observers import OBSERVERS
 from tfbn.data.arrays import Data, check_batch_size
 from tfbn.foundation.arguments import integer, is_finite_number
-from tfbn.runtime.devices import check_precision
+from tfbn.runtime import strategies
+from tfbn.runtime.devices import check_precision, find_device
 from tfbn.training.optimizers import describe_loss, describe_optimizer, make_optimizer
 
 VARY_TYPES = {"setting": str, "label": str, "log": bool}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
 class Settings:
     """The arguments of `compare` that its records depend on, and those of its figures.
 
-    `arms` become `Arm`, `seeds` a list, and `optimizer` a copy with its learning rate set.
+    `arms` become `Arm`, `seeds` a list, `optimizer` a copy with its learning rate set, `device` its full
+    name: of a strategy's replicas this worker's first.
     """
 
-    arms: Mapping[str, Any]
-    data: Data
-    epochs: int
-    batch_size: int
-    steps_per_epoch: int | None
-    seeds: Any
-    optimizer: Any
-    learning_rate: InitVar[Any]
-    loss: Any
-    jit: bool | str
-    precision: str | None
-    vary: Mapping[str, Any] | None
-    observe: Sequence[str]
-    reach: float | None
-
-    def __post_init__(self, learning_rate: Any) -> None:
-        arms, steps = check_arms(self.arms), self.steps_per_epoch
-        if not isinstance(self.data, Data):
+    def __init__(
+        self,
+        *,
+        arms: Mapping[str, Any],
+        data: Data,
+        epochs: int,
+        batch_size: int,
+        steps_per_epoch: int | None,
+        seeds: Any,
+        optimizer: Any,
+        learning_rate: Any,
+        loss: Any,
+        jit: bool | str,
+        device: str,
+        precision: str | None,
+        vary: Mapping[str, Any] | None,
+        observe: Sequence[str],
+        reach: float | None,
+        strategy: Any,
+    ) -> None:
+        if strategy is None:
+            self.device = find_device(device)  # First of all: it decides how TensorFlow starts its GPUs.
+        else:
+            strategies.check_strategy(strategy, device, jit)
+            self.device = strategies.device_of(strategy)
+        self.arms = check_arms(arms)
+        if not isinstance(data, Data):
             raise TypeError(
                 "`data` must be tfbn.data.Data, in memory: tfbn.data.load(name), or Data(train=(x, y), "
-                f"validation=(x, y), test=(x, y)). Received: {type(self.data).__name__}."
+                f"validation=(x, y), test=(x, y)). Received: {type(data).__name__}."
             )
-        checked = {
-            "arms": arms,
-            "epochs": integer("epochs", self.epochs, at_least=1),
-            "steps_per_epoch": None if steps is None else integer("steps_per_epoch", steps, at_least=1),
-            "batch_size": check_batch_size(self.batch_size, len(self.data.train.y)),
-            "seeds": _check_seeds(self.seeds),
-            "optimizer": _check_optimizer(self.optimizer, learning_rate, arms.values()),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-        check_precision(self.precision)
-        if isinstance(self.observe, str) or not set(self.observe) <= set(OBSERVERS):
+        self.epochs = integer("epochs", epochs, at_least=1)
+        if steps_per_epoch is not None:
+            steps_per_epoch = integer("steps_per_epoch", steps_per_epoch, at_least=1)
+        self.batch_size = check_batch_size(batch_size, len(data.train.y))
+        self.seeds = _check_seeds(seeds)
+        self.optimizer = _check_optimizer(optimizer, learning_rate, self.arms.values())
+        check_precision(precision)
+        if isinstance(observe, str) or not set(observe) <= set(OBSERVERS):
             names = ", ".join(OBSERVERS)
-            raise ValueError(f"`observe` must be names out of {names}. Received: {self.observe!r}.")
-        if self.reach is not None and not is_finite_number(self.reach):
-            raise ValueError(f"`reach` must be a number, or None. Received: reach={self.reach!r}.")
-        _check_vary(self.vary)
+            raise ValueError(f"`observe` must be names out of {names}. Received: {observe!r}.")
+        if reach is not None and not is_finite_number(reach):
+            raise ValueError(f"`reach` must be a number, or None. Received: reach={reach!r}.")
+        _check_vary(vary)
+        self.reach = None if reach is None else float(reach)
+        self.data, self.steps_per_epoch, self.loss, self.jit = data, steps_per_epoch, loss, jit
+        self.precision, self.vary, self.observe, self.strategy = precision, vary, observe, strategy
 
-    def program_of(self, arm: str) -> str:
-        """Return the name of an arm's program."""
-        return self.arms[arm].program or arm
+    def scope(self) -> AbstractContextManager:
+        """Return a context in which models and optimizers create the variables that are trained."""
+        return tf.device(self.device) if self.strategy is None else strategies.scope(self.strategy)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what all arms share, as results.json holds it."""
         return {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "steps_per_epoch": self.steps_per_epoch,
-            "seeds": self.seeds,
+            **{name: getattr(self, name) for name in ("epochs", "batch_size", "steps_per_epoch", "seeds")},
             "optimizer": describe_optimizer(self.optimizer),
             "loss": self.loss if isinstance(self.loss, str | None) else type(self.loss).__name__,
             "precision": self.precision or "as built",

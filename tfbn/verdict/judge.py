@@ -1,13 +1,17 @@
-"""From the records of a comparison to an honest statement."""
+"""From the records of a comparison to an honest statement, in numbers and in words."""
 
-import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tfbn.foundation.arguments import is_finite_number
-from tfbn.verdict import wording
+from tfbn.foundation.tables import text_table
 from tfbn.verdict.quantities import EPOCHS_QUANTITY, collect_scores, compare_arms, compare_sweeps
 from tfbn.verdict.statistics import SIGNIFICANCE_LEVEL, Difference, compare_pairs
+
+COLUMNS = ("difference", "95 % interval", "p", "P(better)", "seeds better")
+DASH = "-"
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,16 @@ class Verdict:
         """Return `sentence`, and for each other series a table of all quantities."""
         blocks = [self.sentence()]
         for other, quantities in self.differences.items():
-            table = wording.difference_table(self.first, other, quantities)
+            rows = [_row(quantity, difference) for quantity, difference in quantities.items()]
+            table = text_table(("", self.first, other, *COLUMNS), rows, numeric=range(1, 8))
             blocks.append("\n".join([table, *self.notes[other]]))
         if self.differences:
-            blocks.append(wording.legend(self.first))
+            blocks.append(
+                "Only the first row of a table decides, the others describe.\n"
+                "p: how often chance alone makes as large a difference.\n"
+                f"P(better): P(improvement), how likely a run of {self.first} is better\n"
+                "than a run of the other."
+            )
         return "\n\n".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,26 +64,88 @@ class Verdict:
         comparisons = []
         for other, quantities in self.differences.items():
             decides = next(iter(quantities))
-            contents = {}
-            for quantity, difference in quantities.items():
-                contents[quantity] = dataclasses.asdict(difference)
-                contents[quantity]["interval"] = difference.interval and list(difference.interval)
-                del contents[quantity]["outcome"]
             comparisons.append(
                 {
                     "other": other,
                     "decides": decides,
                     "outcome": quantities[decides].outcome,
                     "sentence": self._headline(other),
-                    "quantities": contents,
+                    "quantities": {name: difference.to_dict() for name, difference in quantities.items()},
                     "notes": self.notes[other],
                 }
             )
         return {"first": self.first, "level": self.level, "runs": self.runs, "comparisons": comparisons}
 
     def _headline(self, other: str) -> str:
+        """Return what the difference in the quantity that decides says."""
         quantity, difference = next(iter(self.differences[other].items()))
-        return wording.headline(self.first, other, quantity, difference, self.level)
+        mean, interval, pairs = difference.mean, difference.interval, difference.pairs
+        needed = math.ceil(math.log2(2 / self.level))
+        if mean is None:
+            return f"No seed finished with both {self.first} and {other}: nothing to compare."
+        signed = f"{self.first} minus {other} is {_number(quantity, mean, '+')}"
+        if interval is None:
+            advice = f"Run {needed} seeds or more."
+            return f"One seed cannot separate an effect from noise: {signed} in {quantity}. {advice}"
+        sign = 1 if mean > 0 else -1  # The words say it.
+        ends = _interval(quantity, sorted(sign * end for end in interval))
+        size = f"by {_number(quantity, sign * mean)} on average (95 % interval {ends})"
+        if difference.outcome != "no evidence":
+            direction = "higher" if sign > 0 else "lower"
+            agreeing = difference.wins if difference.outcome == "better" else difference.losses
+            return (
+                f"With {self.first} the {quantity} is {direction} than with {other}: {size}, "
+                f"{difference.outcome} with {agreeing} of {pairs} seeds."
+            )
+        if pairs < needed and pairs in (difference.wins, difference.losses):
+            direction = "better" if difference.wins else "worse"
+            return (
+                f"In {quantity} {self.first} is {direction} than {other} with "
+                f"{'both' if pairs == 2 else f'all {pairs}'} seeds, {size}. By chance alone this happens 1 "
+                f"time in {2 ** (pairs - 1)}: no evidence of a difference yet, which takes {needed} seeds."
+            )
+        signed += f" on average (95 % interval {_interval(quantity, interval, '+')})"
+        return f"No evidence of a difference in {quantity}: {signed}, {_agreement(difference, needed)}"
+
+
+def _agreement(difference: Difference, needed: int) -> str:
+    """Return the seeds that agree, and why a difference without evidence may look like one."""
+    text = f"better with {difference.wins} of {difference.pairs} seeds"
+    if difference.ties:
+        text += f", equal with {difference.ties}"
+    if difference.pairs < needed:
+        return f"{text}. Fewer than {needed} seeds cannot give any evidence."
+    if difference.interval and difference.p and not difference.interval[0] <= 0 <= difference.interval[1]:
+        return f"{text}. Chance alone makes one as large 1 time in {math.floor(1 / difference.p)}."
+    return f"{text}."
+
+
+def _row(quantity: str, difference: Difference) -> tuple[str, ...]:
+    single = difference.pairs < 2  # Of one pair p and probability would look certain.
+    return (
+        quantity,
+        _number(quantity, difference.first_mean),
+        _number(quantity, difference.other_mean),
+        _number(quantity, difference.mean, "+"),
+        _interval(quantity, difference.interval, "+"),
+        DASH if single else f"{difference.p:.3g}",
+        DASH if single else f"{difference.probability:.2f}",
+        f"{difference.wins} of {difference.pairs}" if difference.pairs else DASH,
+    )
+
+
+def _number(quantity: str, value: float | None, sign: str = "") -> str:
+    if value is None:
+        return DASH
+    if quantity.startswith(EPOCHS_QUANTITY):
+        return f"{round(value, 1) + 0.0:{sign}.1f}"  # + 0.0: no -0.0
+    if "accuracy" in quantity:
+        return f"{round(value, 4) + 0.0:{sign}.4f}"
+    return f"{value + 0.0:{sign}.4g}"  # Losses have any scale.
+
+
+def _interval(quantity: str, interval: Sequence[float] | None, sign: str = "") -> str:
+    return " to ".join(_number(quantity, end, sign) for end in interval) if interval else DASH
 
 
 def judge(
@@ -111,16 +183,6 @@ def judge(
 
     Raises:
         ValueError: an arm is not in `arms`, or has series and value of another; `reach` is not a number.
-
-    >>> scores = {"batchnorm": [0.97, 0.96, 0.98], "plain": [0.95, 0.94, 0.95]}
-    >>> test = [dict(arm=arm, seed=i, accuracy=x) for arm in scores for i, x in enumerate(scores[arm])]
-    >>> arms = {arm: {"series": arm, "value": None} for arm in scores}
-    >>> print(judge([], test, arms, []).sentence())  # doctest: +NORMALIZE_WHITESPACE
-    In test accuracy batchnorm is better than plain with all 3 seeds, by 0.0233 on average (95 % interval
-    0.0200 to 0.0300). By chance alone this happens 1 time in 4: no evidence of a difference yet, which
-    takes 6 seeds.
-
-    Source: as for `compare_pairs`.
     """
     rows = [*records, *test, *diverged]
     series = _series(arms, {row["arm"] for row in rows})
@@ -130,7 +192,7 @@ def judge(
     scores = collect_scores(records, test, arms, diverged_runs)
     first, *others = series
     level = SIGNIFICANCE_LEVEL / max(1, len(others))
-    differences: dict[str, dict[str, Difference]] = {other: {} for other in others}
+    differences: dict[str, dict[str, Difference]] = {}
     notes = {}
     for other in others:
         pair = {name: series[name] for name in (first, other)}
@@ -140,8 +202,9 @@ def judge(
             quantities, notes[other] = compare_arms(scores, pair, reach)
             if steps_per_epoch:
                 notes[other].append(f"An epoch is {steps_per_epoch:,} steps.")
+        differences[other] = {}
         for quantity, (of_first, of_other) in quantities.items():
-            higher_is_better = scores.higher_is_better and not quantity.startswith(EPOCHS_QUANTITY)
+            higher_is_better = scores.metric == "accuracy" and not quantity.startswith(EPOCHS_QUANTITY)
             differences[other][quantity] = compare_pairs(of_first, of_other, higher_is_better, level)
     counts = {name: {"runs": 0, "diverged": 0} for name in series}
     for kind, runs in (("runs", {(row["arm"], row["seed"]) for row in rows}), ("diverged", diverged_runs)):

@@ -24,10 +24,6 @@ class Scores:
     curves: dict[str, Curves]  # on the validation split, of the runs that reached the last epoch
     tests: dict[str, Results]  # on the test split
 
-    @property
-    def higher_is_better(self) -> bool:
-        return self.metric == "accuracy"
-
 
 def collect_scores(
     records: list[dict], test: list[dict], arms: Iterable[str], diverged: set[tuple[str, int]]
@@ -61,11 +57,7 @@ def best_values(curves: Curves, higher_is_better: bool = True) -> Results:
 
 
 def epochs_to_reach(curves: Curves, threshold: float, higher_is_better: bool = True) -> Results:
-    """Return each seed's first epoch at `threshold` or better, for the seeds that have one.
-
-    >>> epochs_to_reach({0: {1: 0.90, 2: 0.95, 3: 0.94}, 1: {1: 0.90, 2: 0.91, 3: 0.92}}, 0.95)
-    {0: 2}
-    """
+    """Return each seed's first epoch at `threshold` or better, for the seeds that have one."""
     sign = 1 if higher_is_better else -1
     reached = {
         seed: [epoch for epoch, value in finite_results(curve).items() if sign * (value - threshold) >= 0]
@@ -78,7 +70,7 @@ def compare_arms(
     scores: Scores, series: dict[str, dict], reach: float | None
 ) -> tuple[dict[str, list], list[str]]:
     """Return the quantities of two series of one arm each, and notes; the first quantity decides."""
-    metric, higher = scores.metric, scores.higher_is_better
+    metric, higher = scores.metric, scores.metric == "accuracy"
     arms = [arm for by_value in series.values() for arm in by_value.values()]
     curves = [scores.curves[arm] for arm in arms]
     best = [best_values(runs, higher) for runs in curves]
@@ -107,7 +99,7 @@ def _level_that_all_reach(values: list[float], higher_is_better: bool) -> float:
 
 def compare_sweeps(scores: Scores, series: dict[str, dict]) -> tuple[dict[str, list], list[str]]:
     """Return the quantities of two series over their values, and notes; the first quantity decides."""
-    metric, higher = scores.metric, scores.higher_is_better
+    metric, higher = scores.metric, scores.metric == "accuracy"
     best = max if higher else min
     finals, tests = [], []
     for arms in map(dict.items, series.values()):

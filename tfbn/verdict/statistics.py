@@ -1,11 +1,10 @@
 """The paired difference of two networks, and how often chance alone gives one as large.
 
-Chance is that of the seeds: initial weights and the order of the batches. What other data would give is
-another question.
+Chance is that of the seeds: initial weights and the order of the batches, not the choice of the data.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,12 @@ class Difference:
     ties: int
     probability: float | None  # that a run of first is better than a run of other, whatever their seeds
     outcome: str  # "better", "worse" or "no evidence", of first against other
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the outcome, as JSON holds it."""
+        content = asdict(self) | {"interval": self.interval and list(self.interval)}
+        del content["outcome"]
+        return content
 
 
 def compare_pairs(
