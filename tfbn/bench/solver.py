@@ -56,14 +56,16 @@ def solver(
         ours) and `loss` (mean over its last run, both nets).
 
     Raises:
-        TypeError: `steps` or `repeats` is not an integer.
-        ValueError: `steps` is below 1 or over an epoch, `repeats` is below 1, the device does not exist,
-            or no network trains on it.
+        TypeError, ValueError: `steps` or `repeats` is not a positive integer, `steps` is over an epoch,
+            the device does not exist, or no network trains on it.
     """
     steps = arguments.integer("steps", steps, at_least=1, at_most=STEPS_PER_EPOCH)
     repeats = arguments.integer("repeats", repeats, at_least=1)
-    x, y, order = _data(steps)
     device = find_device(device)
+    rng = np.random.default_rng(0)
+    x = rng.random([EXAMPLES, INPUTS], dtype="float32")
+    y = np.argmax((x - 0.5) @ rng.normal(size=[INPUTS, CLASSES]), axis=1).astype("int32")
+    order = rng.permutation(EXAMPLES)[: steps * BATCH_SIZE].astype("int32")
     with tf.device(device):
         peers = _peers(x, y, order, device, stream)
         seconds, losses = timing.alternate(peers, repeats, on_run=on_run)
@@ -99,23 +101,14 @@ def table(result: dict[str, Any]) -> str:
     return timing.titled_table(title, header, rows, labels=1)
 
 
-def _data(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return inputs, labels and the order of the rows of one run."""
-    rng = np.random.default_rng(0)
-    x = rng.random([EXAMPLES, INPUTS], dtype="float32")
-    y = np.argmax((x - 0.5) @ rng.normal(size=[INPUTS, CLASSES]), axis=1).astype("int32")
-    return x, y, rng.permutation(EXAMPLES)[: steps * BATCH_SIZE].astype("int32")
-
-
 def _peers(x: np.ndarray, y: np.ndarray, order: np.ndarray, device: str, stream: bool) -> dict[str, Run]:
-    runs: dict[str, Run] = {}
     if stream:
         examples = tf.data.Dataset.from_tensor_slices((x[order], y[order])).shuffle(10_000, seed=0)
         data = {"x": examples.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)}
-        runs["tfbn"] = _tfbn_stream(data["x"], device)
+        runs = {"tfbn": _tfbn_stream(data["x"], device)}
     else:
         data = {"x": x[order], "y": y[order], "batch_size": BATCH_SIZE}
-        runs["tfbn"] = _tfbn_epoch(x, y, order, device)
+        runs = {"tfbn": _tfbn_epoch(x, y, order, device)}
     runs["keras.Model.fit"] = _keras_fit(data, jit_compile=False)  # On a GPU, XLA is Keras' default.
     if xla_works(device):
         options = dict(jit_compile=True, steps_per_execution=200)
@@ -166,9 +159,8 @@ def _keras_fit(data: dict[str, Any], **compile_options: Any) -> Run:
     def build(batchnorm):
         layers = [keras.Input([INPUTS])]
         for _ in range(2):
-            layers += [keras.layers.Dense(WIDTH)]
-            layers += [keras.layers.BatchNormalization()] if batchnorm else []
-            layers += [keras.layers.ReLU()]
+            norm = [keras.layers.BatchNormalization()] if batchnorm else []
+            layers += [keras.layers.Dense(WIDTH), *norm, keras.layers.ReLU()]
         model = keras.Sequential([*layers, keras.layers.Dense(CLASSES)])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(LEARNING_RATE), loss, metrics=["accuracy"], **compile_options)
@@ -186,15 +178,13 @@ def _keras_fit(data: dict[str, Any], **compile_options: Any) -> Run:
 def _torch_epoch(x: np.ndarray, y: np.ndarray, order: np.ndarray, device: str) -> Run:
     """Return a run of PyTorch, eager with fused Adam, on the rows in `order`."""
     import torch
-    from torch import nn
 
     def build(batchnorm):
         layers = []
         for inputs in (INPUTS, WIDTH):
-            layers += [nn.Linear(inputs, WIDTH)]
-            layers += [nn.BatchNorm1d(WIDTH, eps=1e-3, momentum=0.01)] if batchnorm else []
-            layers += [nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES)).to(device)
+            norm = [torch.nn.BatchNorm1d(WIDTH, eps=1e-3, momentum=0.01)] if batchnorm else []
+            layers += [torch.nn.Linear(inputs, WIDTH), *norm, torch.nn.ReLU()]
+        return torch.nn.Sequential(*layers, torch.nn.Linear(WIDTH, CLASSES)).to(device)
 
     nets = [build(True), build(False)]
     optimizers = [torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True) for net in nets]
@@ -205,7 +195,7 @@ def _torch_epoch(x: np.ndarray, y: np.ndarray, order: np.ndarray, device: str) -
         for batch in order.split(BATCH_SIZE):
             inputs, labels = x[batch], y[batch]
             for net, optimizer in zip(nets, optimizers, strict=True):
-                loss = nn.functional.cross_entropy(net(inputs), labels)
+                loss = torch.nn.functional.cross_entropy(net(inputs), labels)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -230,7 +220,14 @@ def _jax_device(device: str) -> Any:
 def _jax_epoch(x: np.ndarray, y: np.ndarray, order: np.ndarray, device: Any, thread_per_net: bool) -> Run:
     """Return a run of JAX: both nets in one compiled scan, or a scan and a thread for each net."""
     x, y, batches = jax.device_put((x, y, order.reshape(-1, BATCH_SIZE)), device)
-    scan = jax.jit(_jax_scan)
+
+    @jax.jit
+    def scan(states, x, y, batches):
+        def step(states, batch):
+            results = [_jax_adam_step(state, x[batch], y[batch]) for state in states]
+            return [state for state, _ in results], jnp.mean(jnp.stack([loss for _, loss in results]))
+
+        return jax.lax.scan(step, states, batches)
 
     def train(states):
         states[:], losses = scan(states, x, y, batches)
@@ -260,18 +257,7 @@ def _jax_state(batchnorm: bool) -> tuple:
     return jax.tree.map(lambda value: jnp.asarray(value, "float32"), state)
 
 
-def _jax_scan(states, x, y, batches):
-    """Train each net on each batch; return the states and the nets' mean loss of each batch."""
-
-    def step(states, batch):
-        states, losses = zip(*(_jax_train_step(state, x[batch], y[batch]) for state in states), strict=True)
-        return list(states), jnp.mean(jnp.stack(losses))
-
-    return jax.lax.scan(step, states, batches)
-
-
-def _jax_train_step(state, inputs, labels):
-    """Take one step of Adam on one batch."""
+def _jax_adam_step(state, inputs, labels):
     parameters, averages, first, second, count = state
     gradient_of = jax.value_and_grad(_jax_loss, has_aux=True)
     (loss, averages), gradients = gradient_of(parameters, averages, inputs, labels)
@@ -279,9 +265,8 @@ def _jax_train_step(state, inputs, labels):
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
     second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
     rate = LEARNING_RATE * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-    parameters = jax.tree.map(
-        lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-7), parameters, first, second
-    )
+    steps = jax.tree.map(lambda m, v: rate * m / (jnp.sqrt(v) + 1e-7), first, second)
+    parameters = jax.tree.map(jnp.subtract, parameters, steps)
     return (parameters, averages, first, second, count), loss
 
 

@@ -40,13 +40,10 @@ def start_strategy(name: str, console: Console) -> tf.distribute.Strategy | None
 
 
 def find_results(name: str, out: str | None, resume: bool, changed: str) -> tuple[str, bool]:
-    """Return the folder for the results, and whether a finished run is there.
+    """Return the folder for the results, and whether a finished run of these settings is there.
 
-    Without `out`, `resume` takes the newest unfinished run of `name`. A finished run must be of the recipe
-    `name` with the settings `changed`, as `Recipe.changed` says.
-
-    Raises:
-        ValueError: the folder holds something else, or cannot be written.
+    Without `out`, `resume` takes the newest unfinished run of `name`. Raise ValueError if the folder holds
+    something else or cannot be written.
     """
     unfinished = [path for path in Path("runs").glob(f"{name}-*{UNFINISHED}") if resume and not out]
     if unfinished:
@@ -91,24 +88,21 @@ class Experiment:
 
     def run(self, out: str | None) -> int:
         """Train, print and save in the folder `out`; return the exit code."""
+        on_chief = functools.partial(strategies.broadcast_from_chief, self.strategy)
         changed = self.recipe.changed(self.settings)
-        find = functools.partial(find_results, self.name, out, self.resume, changed)
-        results, finished = strategies.broadcast_from_chief(self.strategy, find)
+        results, finished = on_chief(lambda: find_results(self.name, out, self.resume, changed))
         state = Path(results + UNFINISHED)
-        if finished and not strategies.is_chief(self.strategy):
-            return 0
         if finished:
             self.console.print(f"Nothing to resume: the run in {results} is finished.")
-            return self._conclude(Comparison.load(results), state)
-        if self.resume and holds_checkpoints(state):
-            self.console.print(f"Resuming from {state}")
-        elif self.resume:
-            self.console.print("Nothing to resume: the run starts from the beginning.")
+            is_chief = strategies.is_chief(self.strategy)
+            return self._conclude(Comparison.load(results), state) if is_chief else 0
+        if self.resume:
+            beginning = "Nothing to resume: the run starts from the beginning."
+            self.console.print(f"Resuming from {state}" if holds_checkpoints(state) else beginning)
         try:
             result = self._train(state)
             # The other workers wait until all is written.
-            conclude = functools.partial(self._conclude, result, state, results)
-            return strategies.broadcast_from_chief(self.strategy, conclude)
+            return on_chief(lambda: self._conclude(result, state, results))
         except (KeyboardInterrupt, OSError) as error:
             if not holds_checkpoints(state):
                 raise

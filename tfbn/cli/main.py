@@ -31,8 +31,7 @@ def cli() -> None:
 @JSON
 def devices(as_json: bool) -> None:
     """Show the devices, whether they train, and the versions."""
-    console = open_console(as_json)
-    with loading(console):
+    with loading(as_json) as console:
         from tfbn.runtime import selftest
     with console.status("Trying the devices"), stderr_silenced():
         result = selftest.survey()
@@ -58,8 +57,7 @@ def bench() -> None:
 @JSON
 def bench_solver(as_json: bool, **options: Any) -> None:
     """Time a training step of both networks of `tfbn compare`."""
-    console = open_console(as_json)
-    with loading(console):
+    with loading(as_json) as console:
         from tfbn.bench import solver
     with console.status("Timing") as status, stderr_silenced():
         result = solver.solver(**options, on_run=lambda name: status.update(f"Timing {name}"))
@@ -72,8 +70,7 @@ def bench_solver(as_json: bool, **options: Any) -> None:
 @JSON
 def bench_layer(as_json: bool, **options: Any) -> None:
     """Time one batch norm layer; takes about two minutes."""
-    console = open_console(as_json)
-    with loading(console):
+    with loading(as_json) as console:
         from tfbn.bench import layer
     with console.status("Timing") as status, stderr_silenced():
         result = layer.layer(**options, on_case=lambda case: status.update(f"Timing {case}"))

@@ -6,7 +6,8 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from tfbn.cli.console import loading, open_console, stderr_silenced
+import tfbn
+from tfbn.cli.console import loading, stderr_silenced
 from tfbn.cli.options import COUNT, DATA_DIR, JSON, Decorator, ListOf, add_options, example, flag
 
 
@@ -25,7 +26,6 @@ def model_and_data(split: str, dataset: str | None) -> Decorator:
 
 
 def _load(
-    console: Console,
     path: str,
     dataset: str | None,
     split: str,
@@ -33,9 +33,13 @@ def _load(
     out: str | None = None,
     suffix: str = ".keras",
     needs_batchnorm: bool = True,
-) -> tuple[Any, Any]:
-    """Return the model in the file `path`, if `out` can be written, and examples if `dataset` names any."""
-    with loading(console):
+    stderr: bool = False,
+) -> tuple[Console, Any, Any]:
+    """Return a console, the model in the file `path`, and examples; None without a `dataset`.
+
+    Raise ValueError unless a new file `out`, if any, can be written.
+    """
+    with loading(stderr) as console:
         from tfbn.layers import inspection
         from tfbn.serving import keras_files
 
@@ -45,14 +49,13 @@ def _load(
         if needs_batchnorm:
             inspection.find_batchnorms(model)
     if dataset is None:
-        return model, None
+        return console, model, None
     inputs = getattr(model, "inputs", None) or []  # A subclassed model has none.
     with console.status(escape(f"Loading {dataset}")):
-        from tfbn import data
         from tfbn.data.adapters import fits
 
         flat = len(inputs) == 1 and len(inputs[0].shape) == 2
-        loaded = data.load(dataset, data_dir=data_dir, flatten=flat)
+        loaded = tfbn.data.load(dataset, data_dir=data_dir, flatten=flat)
     examples = loaded.splits()[split]
     if len(inputs) == 1 and not fits(inputs[0].shape[1:], examples.x.shape[1:]):
         raise ValueError(
@@ -60,7 +63,7 @@ def _load(
             f"{examples.x.shape[1:]}. Choose another --dataset; for data of your own, use tfbn in Python."
         )
     console.print(f"{len(examples.y):,} examples: the {split} split of {loaded.title}, {loaded.source}")
-    return model, examples
+    return console, model, examples
 
 
 @click.command(epilog=example("tfbn diagnose runs/mine/models/batchnorm.keras --out averages.png"))
@@ -84,12 +87,9 @@ def diagnose(
     **options: Any,
 ) -> None:
     """Check the moving averages of MODEL, a .keras file."""
-    console = open_console(as_json)
-    model, examples = _load(console, path, dataset, split, data_dir, out, ".png")
+    console, model, examples = _load(path, dataset, split, data_dir, out, ".png", stderr=as_json)
     with console.status("Running the model"), stderr_silenced():
-        from tfbn.diagnosis.diagnose import diagnose as run
-
-        diagnosis = run(model, examples, **options)
+        diagnosis = tfbn.diagnose(model, examples, **options)
         if out:
             diagnosis.save_figure(out)
     console.print(f"\n{diagnosis.table()}")
@@ -109,16 +109,14 @@ def recalibrate(
     path: str, dataset: str, split: str, data_dir: str | None, out: str, **options: Any
 ) -> None:
     """Give MODEL, a .keras file, exact statistics of the data."""
-    console = open_console(stderr=False)
-    model, examples = _load(console, path, dataset, split, data_dir, out)
+    console, model, examples = _load(path, dataset, split, data_dir, out)
     with console.status("Running the model") as status, stderr_silenced():
-        from tfbn.diagnosis.recalibrate import recalibrate as run
         from tfbn.serving import keras_files
 
         def show(name, done, batch):
             status.update(escape(f"{name or 'All layers'}, batch {batch}; layers done: {done}"))
 
-        keras_files.save(run(model, examples, on_batch=show, **options), out)
+        keras_files.save(tfbn.recalibrate(model, examples, on_batch=show, **options), out)
     console.print(f"Saved {out}", soft_wrap=True)
 
 
@@ -127,13 +125,11 @@ def recalibrate(
 @click.option("--out", required=True, help=".keras file to write.")
 def fold(path: str, dataset: str | None, split: str, data_dir: str | None, out: str) -> None:
     """Fold batch norm of MODEL, a .keras file, into other layers."""
-    console = open_console(stderr=False)
-    model, examples = _load(console, path, dataset, split, data_dir, out)
+    console, model, examples = _load(path, dataset, split, data_dir, out)
     with console.status("Folding"), stderr_silenced():
         from tfbn.serving import keras_files
-        from tfbn.transforms.fold import fold as run
 
-        folded = run(model, examples and examples.x)
+        folded = tfbn.fold(model, examples and examples.x)
         keras_files.save(folded, out)
     console.print(folded.folding.table())
     console.print(f"Saved {out}", soft_wrap=True)
@@ -154,14 +150,10 @@ def export(
     path: str, dataset: str | None, split: str, data_dir: str | None, out: str, **options: Any
 ) -> None:
     """Export MODEL, a .keras file, and prove the outputs equal."""
-    console = open_console(stderr=False)
-    model, examples = _load(console, path, dataset, split, data_dir, needs_batchnorm=False)
+    console, model, examples = _load(path, dataset, split, data_dir, needs_batchnorm=False)
     with console.status("Exporting") as status, stderr_silenced():
-        from tfbn.serving.export import export as run
-
-        def show(name):
-            status.update(f"Exporting {name}")
-
-        result = run(model, out, data=examples, on_format=show, **options)
+        result = tfbn.export(
+            model, out, data=examples, on_format=lambda name: status.update(f"Exporting {name}"), **options
+        )
     console.print(result.table())
     console.print(f"Saved in {out}", soft_wrap=True)

@@ -56,8 +56,7 @@ def _run(
     changes = {key: value for key, value in options.items() if source(key) is not ParameterSource.DEFAULT}
     recipe = find(name)
     resolved = recipe.resolve(quick, **changes, fallback=not no_fallback)
-    console = open_console(as_json)
-    with loading(console):
+    with loading(as_json) as console:
         from tfbn.cli.experiment import Experiment, start_strategy
     distributed = start_strategy(strategy, console)
     return Experiment(name, recipe, resolved, resume, as_json, console, distributed).run(out)
@@ -91,8 +90,7 @@ def report(folder: str) -> None:
 
     The report is one page that holds all of a run.
     """
-    console = open_console(stderr=False)
-    with loading(console):
+    with loading() as console:
         from tfbn.comparison.results import Comparison
     path = Path(folder)
     page = Comparison.load(path).report(path if path.is_dir() else path.with_name("report.html"))

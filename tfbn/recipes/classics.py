@@ -14,7 +14,6 @@ CS231N = dict(
     batchnorm_options=dict(momentum=0.9, epsilon=1e-5),  # as in the source
     learning_rate=0.001,
     batch_size=50,
-    epochs=10,
 )
 
 RECIPES: dict[str, Recipe] = {
@@ -57,9 +56,7 @@ Cost: 9 minutes for one seed, on two cores.
             norm_position="input",
             batchnorm_options=dict(momentum=None, unbiased=True, epsilon=1e-5),
             optimizer="momentum",
-            learning_rate=0.01,
             batch_size=100,
-            epochs=10,
             seeds=1,
         ),
         vary=Vary("depth", (3, 5, 7), "Hidden layers", log=False),
@@ -130,7 +127,6 @@ Cost: 20 s for one seed, 32 networks; 71 s for six, on two cores.
             batchnorm_options=dict(momentum=0.9, epsilon=1e-6),  # as in the source
             hidden=(100,) * 5,
             optimizer="sgd",
-            learning_rate=0.01,
             batch_size=100,
             epochs=20,
         ),

@@ -77,13 +77,12 @@ def run(
         )
     if on_data is not None:
         on_data(data)
+    axis = ("setting", "label", "log")
     result = compare(
         arms(recipe.vary, settings, data),
         data,
         seeds=range(settings["seed"], settings["seed"] + settings["seeds"]),
-        vary={key: getattr(recipe.vary, key) for key in ("setting", "label", "log")}
-        if recipe.vary
-        else None,
+        vary={key: getattr(recipe.vary, key) for key in axis} if recipe.vary else None,
         observe=recipe.observe,
         on_epoch=on_epoch,
         command=command,
