@@ -22,7 +22,6 @@ ELEMENTS_PER_RUN = 2**24  # of the input, in all calls of one timed run
 PAUSE_SECONDS = 0.02
 VECTOR_SHAPES = [(32, 128), (256, 1024), (4096, 256), (64, 100, 128)]
 IMAGE_SHAPES = [(64, 32, 32, 32), (32, 56, 56, 64), (32, 7, 7, 512)]
-# With the axis of the features.
 SHAPES = [*((shape, -1) for shape in VECTOR_SHAPES + IMAGE_SHAPES), ((32, 64, 28, 28), 1)]
 CASES = [
     *itertools.product(SHAPES, ("training", "inference"), ("graph", "XLA"), ("float32",), (0.0,)),

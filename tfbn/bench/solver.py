@@ -2,8 +2,7 @@
 
 Each peer trains the same two nets as `tfbn compare` does (784-32-32-10 with ReLU, with and without batch
 norm, Adam at 0.01, batches of 32). All read the same arrays in memory, in the same order, or the same
-`tf.data.Dataset`, which stands for data larger than memory. A `Run` trains both nets for one run and
-returns their mean loss.
+`tf.data.Dataset`, which stands for data larger than memory.
 """
 
 import concurrent.futures
@@ -29,7 +28,7 @@ if is_installed("jax"):
 
 EXAMPLES, INPUTS, CLASSES, WIDTH, BATCH_SIZE, LEARNING_RATE = 55_000, 784, 10, 32, 32, 0.01
 STEPS_PER_EPOCH = EXAMPLES // BATCH_SIZE
-Run = Callable[[], float]
+Run = Callable[[], float]  # Trains both nets for one run and returns their mean loss.
 
 
 def solver(

@@ -73,10 +73,7 @@ def _last_written(state: Path) -> float:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe and its settings, which the command trains, prints and saves.
-
-    Everything but the results as JSON, if `as_json`, is printed on `console`.
-    """
+    """A recipe and its settings. All but the results `as_json` is printed on `console`."""
 
     name: str
     recipe: Recipe

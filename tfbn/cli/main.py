@@ -107,9 +107,8 @@ def _run_command(errors: Console) -> int | None:
         # The name of TensorFlow's class, because TensorFlow may not be loaded.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
+        message = "this does not fit into memory. Use fewer or narrower layers, or less data."
         if "No space left on device" in str(error):  # TensorFlow raises the same class.
             message = "no space is left on the device."
-        else:
-            message = "this does not fit into memory. Use fewer or narrower layers, or less data."
     errors.print(f"Error: {message}")
     return 2

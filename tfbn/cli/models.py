@@ -35,10 +35,7 @@ def _load(
     needs_batchnorm: bool = True,
     stderr: bool = False,
 ) -> tuple[Console, Any, Any]:
-    """Return a console, the model in the file `path`, and examples; None without a `dataset`.
-
-    Raise ValueError unless a new file `out`, if any, can be written.
-    """
+    """Return a console, the model in the file `path`, and examples (None without a `dataset`)."""
     with loading(stderr) as console:
         from tfbn.layers import inspection
         from tfbn.serving import keras_files
