@@ -3,8 +3,8 @@
 import keras
 import pytest
 
-from tfbn.bench import peers, timing
 from tfbn.bench import solver as bench_solver
+from tfbn.bench import timing
 
 
 def test_peers_train_the_same_nets_to_the_same_loss():
@@ -52,11 +52,11 @@ def test_peers_run_on_the_named_device(monkeypatch):
             super().__init__(*arguments, **options)
             nets.append(self)
 
-    ours = peers.tfbn_epoch
+    ours = bench_solver._tfbn_epoch
     monkeypatch.setattr(keras, "Sequential", Watched)
-    monkeypatch.setattr(peers, "tfbn_epoch", lambda *data: nets.append(data[-1]) or ours(*data))
+    monkeypatch.setattr(bench_solver, "_tfbn_epoch", lambda *data: nets.append(data[-1]) or ours(*data))
     monkeypatch.setattr(timing, "torch_device", lambda device: None)
-    monkeypatch.setattr(peers, "jax_device", lambda device: None)
+    monkeypatch.setattr(bench_solver, "_jax_device", lambda device: None)
     result = bench_solver.solver(steps=5, repeats=1, device="cpu:1")
     assert nets.pop(0) == "cpu:1"
     places = {v.value.device[-5:] for net in nets for v in (*net.variables, *net.optimizer.variables)}
@@ -70,7 +70,7 @@ def test_peers_are_left_out_where_the_device_does_not_run_them(monkeypatch):
 
     monkeypatch.setattr(timing, "alternate", alternate)
     monkeypatch.setattr(timing, "torch_device", lambda device: None)
-    monkeypatch.setattr(peers, "jax_device", lambda device: None)
+    monkeypatch.setattr(bench_solver, "_jax_device", lambda device: None)
     monkeypatch.setattr(bench_solver, "xla_works", lambda device: False)
     rows = bench_solver.solver(steps=5, repeats=1)["rows"]
     assert [row["name"] for row in rows] == ["tfbn", "keras.Model.fit"]
@@ -78,8 +78,8 @@ def test_peers_are_left_out_where_the_device_does_not_run_them(monkeypatch):
 
 def test_jax_device_is_none_for_a_gpu_that_jax_does_not_see():
     jax = pytest.importorskip("jax")
-    assert peers.jax_device("cpu:1") == jax.devices("cpu")[0]
-    assert peers.jax_device("gpu:99") is None
+    assert bench_solver._jax_device("cpu:1") == jax.devices("cpu")[0]
+    assert bench_solver._jax_device("gpu:99") is None
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_settings_reach_the_networks():
     ],
 )
 def test_run_rejects_a_depth_or_learning_rate_before_loading_data(name, value, error, monkeypatch):
-    monkeypatch.setattr(experiment, "load", lambda settings: pytest.fail("loaded the data"))
+    monkeypatch.setattr(experiment, "load", lambda *_, **__: pytest.fail("loaded the data"))
     with pytest.raises(error, match=f"`{name}` must be .*Received: {name}={value!r}"):
         experiment.run("side-by-side", **{name: value})
 

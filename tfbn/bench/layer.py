@@ -20,16 +20,9 @@ from tfbn.runtime.selftest import check_trains, xla_works
 
 ELEMENTS_PER_RUN = 2**24  # of the input, in all calls of one timed run
 PAUSE_SECONDS = 0.02
-SHAPES = [
-    ((32, 128), -1),
-    ((256, 1024), -1),
-    ((4096, 256), -1),
-    ((64, 100, 128), -1),
-    ((64, 32, 32, 32), -1),
-    ((32, 56, 56, 64), -1),
-    ((32, 7, 7, 512), -1),
-    ((32, 64, 28, 28), 1),
-]
+VECTOR_SHAPES = [(32, 128), (256, 1024), (4096, 256), (64, 100, 128)]
+IMAGE_SHAPES = [(64, 32, 32, 32), (32, 56, 56, 64), (32, 7, 7, 512)]
+SHAPES = [*((shape, -1) for shape in VECTOR_SHAPES + IMAGE_SHAPES), ((32, 64, 28, 28), 1)]
 CASES = [
     *itertools.product(SHAPES, ("training", "inference"), ("graph", "XLA"), ("float32",), (0.0,)),
     *itertools.product(SHAPES, ("training",), ("graph",), ("float32",), (5.0,)),
@@ -58,8 +51,8 @@ def layer(
         for the device) and "copy" (of the input), and `ratio`, the same divided by tfbn's.
 
     Raises:
-        TypeError: `repeats` is not an integer.
-        ValueError: `repeats` is below 1, the device does not exist, or no network trains on it.
+        TypeError, ValueError: `repeats` is not a positive integer, the device does not exist, or no network
+            trains on it.
     """
     repeats = integer("repeats", repeats, at_least=1)
     device = find_device(device)
@@ -71,25 +64,20 @@ def layer(
         case = dict(shape=list(shape), axis=axis, run=run, mode=mode, dtype=dtype, mean=mean)
         if on_case is not None:
             on_case(" ".join(_labels(case)))
-        rows.append(case | _time(case, repeats, device))
+        calls = min(100, max(1, ELEMENTS_PER_RUN // int(np.prod(shape))))
+        with tf.device(device):
+            peers = _peers(**case, calls=calls, torch_device=timing.torch_device(device))
+            times, _ = timing.alternate(peers, repeats, pause=PAUSE_SECONDS)
+        milliseconds = {name: float(np.median(seconds)) / calls * 1e3 for name, seconds in times.items()}
+        ratio = {name: value / milliseconds["tfbn"] for name, value in milliseconds.items()}
+        rows.append(case | {"milliseconds": milliseconds, "ratio": ratio})
     return {"rows": rows, "repeats": repeats, **timing.provenance(device)}
-
-
-def _time(case: dict[str, Any], repeats: int, device: str) -> dict[str, dict[str, float]]:
-    calls = min(100, max(1, ELEMENTS_PER_RUN // int(np.prod(case["shape"]))))
-    with tf.device(device):
-        peers = _peers(**case, calls=calls, torch_device=timing.torch_device(device))
-        times, _ = timing.alternate(peers, repeats, pause=PAUSE_SECONDS)
-    milliseconds = {name: float(np.median(seconds)) / calls * 1e3 for name, seconds in times.items()}
-    ratio = {name: value / milliseconds["tfbn"] for name, value in milliseconds.items()}
-    return {"milliseconds": milliseconds, "ratio": ratio}
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the result of `layer` as a text table."""
-    title = (
-        f"One layer, milliseconds, on {result['device']}: median of {result['repeats']} alternating runs"
-    )
+    device, repeats = result["device"], result["repeats"]
+    title = f"One layer, milliseconds, on {device}: median of {repeats} alternating runs"
     header = ["shape", "case", "tfbn", "Keras", "torch", "copy", "Keras/tfbn", "torch/tfbn"]
     columns = [("milliseconds", name) for name in ("tfbn", "keras", "torch", "copy")]
     columns += [("ratio", name) for name in ("keras", "torch")]
@@ -123,11 +111,9 @@ def _peers(shape, axis, run, mode, dtype, mean, calls, torch_device):
 
         return run
 
-    kinds = {"tfbn": BatchNormalization, "keras": keras.layers.BatchNormalization}
-    peers = {
-        name: repeated(_step(kind, shape, axis, run, mode, dtype, mean), *tensors)
-        for name, kind in kinds.items()
-    }
+    peers = {}
+    for name, kind in {"tfbn": BatchNormalization, "keras": keras.layers.BatchNormalization}.items():
+        peers[name] = repeated(_step(kind, shape, axis, run, mode, dtype, mean), *tensors)
     if mode == "graph" and dtype == "float32" and torch_device is not None:
         peers["torch"] = _torch(x, dy, axis, run, mean, calls, torch_device)
     copy = tf.function(lambda x: tf.raw_ops.DeepCopy(x=x), autograph=False)
@@ -151,28 +137,23 @@ def _step(kind, shape, axis, run, mode, dtype, mean):
     def infer(x, dy):
         return [layer(x, training=False)]
 
-    spec = tf.TensorSpec([None, *shape[1:]], layer.compute_dtype)
-    return tf.function(
-        train if run == "training" else infer,
-        input_signature=[spec, spec],
-        jit_compile=mode == "XLA",
-        autograph=False,
-    )
+    step = train if run == "training" else infer
+    signature = [tf.TensorSpec([None, *shape[1:]], layer.compute_dtype)] * 2
+    return tf.function(step, signature, jit_compile=mode == "XLA", autograph=False)
 
 
 def _torch(x, dy, axis, run, mean, calls, device="cpu"):
     """Return a function that calls PyTorch's layer, channels first; its result waits for the device."""
     import torch
-    from torch import nn
 
     def tensor(value):
         value = np.ascontiguousarray(value if axis == 1 else np.moveaxis(value, -1, 1))
         return torch.from_numpy(value).to(device)
 
-    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[dy.ndim]
+    kind = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d}[dy.ndim]
     x, dy = tensor(x).requires_grad_(run == "training"), tensor(dy)
     layer = kind(dy.shape[1], eps=1e-3, momentum=0.01).to(device)
-    nn.init.constant_(layer.bias, mean)
+    torch.nn.init.constant_(layer.bias, mean)
 
     def train():
         for _ in range(calls):

@@ -5,16 +5,13 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tfbn.foundation.signals import exit_on_signal
 from tfbn.foundation.silence import stderr_silenced
-
-Record = dict[str, Any]
 
 
 def open_console(stderr: bool) -> Console:
@@ -26,10 +23,11 @@ def open_console(stderr: bool) -> Console:
 
 
 @contextlib.contextmanager
-def loading(console: Console) -> Iterator[None]:
-    """Show that TensorFlow is being imported, which takes seconds, and silence its loggers."""
+def loading(stderr: bool = False) -> Iterator[Console]:
+    """Open a console, show there that TensorFlow is being imported, and silence its loggers."""
+    console = open_console(stderr)
     with console.status("Loading TensorFlow"), exit_on_signal(), stderr_silenced():
-        yield
+        yield console
         from absl import logging as absl_logging
 
         absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns of every set that is not prepared yet.
@@ -38,13 +36,10 @@ def loading(console: Console) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def live(console: Console, runs: int, epochs: int, swept: bool) -> Iterator[Callable[[Record], None]]:
+def live(console: Console, runs: int, epochs: int, swept: bool) -> Iterator[Callable[[dict], None]]:
     """Show the progress of both series, as bars in a terminal and lines elsewhere; give the callback.
 
-    Args:
-        runs: the runs of each series.
-        epochs: the epochs of a run.
-        swept: whether lines are printed for the last epochs only, because there are many runs.
+    A series has `runs` of `epochs`. If `swept`, there are many, and lines are printed for last epochs only.
     """
     if not console.is_terminal:
         yield functools.partial(_print_line, console, epochs, swept)
@@ -54,16 +49,15 @@ def live(console: Console, runs: int, epochs: int, swept: bool) -> Iterator[Call
         BarColumn(6),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("left {task.fields[text]}"),
     )
     with Progress(*columns, console=console) as progress:
-        for series in ("batchnorm", "plain"):
-            progress.add_task(series, total=runs * epochs, text="")
-        yield functools.partial(_advance_bar, progress, epochs)
+        total = runs * epochs
+        tasks = {name: progress.add_task(name, total=total, text="") for name in ("batchnorm", "plain")}
+        yield functools.partial(_advance_bar, progress, tasks, epochs)
 
 
-def _print_line(console: Console, epochs: int, swept: bool, record: Record) -> None:
+def _print_line(console: Console, epochs: int, swept: bool, record: dict) -> None:
     if not swept or _is_last(record, epochs):
         console.print(
             f"seed {record['seed']} epoch {record['epoch']:>2} {record['arm']:<9} "
@@ -71,20 +65,19 @@ def _print_line(console: Console, epochs: int, swept: bool, record: Record) -> N
         )
 
 
-def _advance_bar(progress: Progress, epochs: int, record: Record) -> None:
+def _advance_bar(progress: Progress, tasks: dict[str, TaskID], epochs: int, record: dict) -> None:
     series, _, value = record["arm"].partition("-")
-    (task,) = (task for task in progress.tasks if task.description == series)
     # A run that diverged leaves out its last epochs.
     advance = epochs - record["epoch"] + 1 if _is_last(record, epochs) else 1
-    progress.update(task.id, advance=advance, text=escape(f"{value} {_scores(record)}".strip()))
+    progress.update(tasks[series], advance=advance, text=escape(f"{value} {_scores(record)}".strip()))
 
 
-def _is_last(record: Record, epochs: int) -> bool:
+def _is_last(record: dict, epochs: int) -> bool:
     losses = record["train_loss"], record["validation_loss"]
     return record["epoch"] == epochs or not all(map(math.isfinite, losses))
 
 
-def _scores(record: Record) -> str:
+def _scores(record: dict) -> str:
     return " ".join(
         f"{name} {record[f'train_{name}']:.3f}/{record[f'validation_{name}']:.3f}"
         for name in ("loss", "accuracy")

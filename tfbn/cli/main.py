@@ -9,19 +9,17 @@ from typing import Any
 import click
 from rich.console import Console
 
-from tfbn.cli import models, train
 from tfbn.cli.console import loading, open_console, stderr_silenced
+from tfbn.cli.models import diagnose, export, fold, recalibrate
 from tfbn.cli.options import DEVICE, JSON, example, flag
+from tfbn.cli.train import compare, recipes, report, run
 from tfbn.foundation.files import to_json
 from tfbn.foundation.signals import exit_code, ignore_signals, sigterm_as_interrupt
 
 
 @click.group(
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 100,
-        "show_default": True,
-    },
+    commands=[compare, run, recipes, report, diagnose, recalibrate, fold, export],
+    context_settings=dict(help_option_names=["-h", "--help"], max_content_width=100, show_default=True),
     epilog=example("tfbn compare --quick"),
 )
 @click.version_option(package_name="tfbn")
@@ -29,16 +27,11 @@ def cli() -> None:
     """Batch normalization for Keras, and an honest comparison of networks with and without it."""
 
 
-for command in (*train.COMMANDS, *models.COMMANDS):
-    cli.add_command(command)
-
-
 @cli.command(epilog=example("tfbn devices --json"))
 @JSON
 def devices(as_json: bool) -> None:
     """Show the devices, whether they train, and the versions."""
-    console = open_console(as_json)
-    with loading(console):
+    with loading(as_json) as console:
         from tfbn.runtime import selftest
     with console.status("Trying the devices"), stderr_silenced():
         result = selftest.survey()
@@ -62,15 +55,12 @@ def bench() -> None:
 @DEVICE
 @flag("--stream", help="Time tfbn and Keras alone, on a tf.data.Dataset.")
 @JSON
-def bench_solver(steps: int, repeats: int, device: str, stream: bool, as_json: bool) -> None:
+def bench_solver(as_json: bool, **options: Any) -> None:
     """Time a training step of both networks of `tfbn compare`."""
-    console = open_console(as_json)
-    with loading(console):
+    with loading(as_json) as console:
         from tfbn.bench import solver
     with console.status("Timing") as status, stderr_silenced():
-        result = solver.solver(
-            steps, repeats, device, stream, on_run=lambda name: status.update(f"Timing {name}")
-        )
+        result = solver.solver(**options, on_run=lambda name: status.update(f"Timing {name}"))
     _print_result(console, solver.table(result), result, as_json)
 
 
@@ -78,13 +68,12 @@ def bench_solver(steps: int, repeats: int, device: str, stream: bool, as_json: b
 @click.option("--repeats", default=7, help="Runs of each library, of which the median counts.")
 @DEVICE
 @JSON
-def bench_layer(repeats: int, device: str, as_json: bool) -> None:
+def bench_layer(as_json: bool, **options: Any) -> None:
     """Time one batch norm layer; takes about two minutes."""
-    console = open_console(as_json)
-    with loading(console):
+    with loading(as_json) as console:
         from tfbn.bench import layer
     with console.status("Timing") as status, stderr_silenced():
-        result = layer.layer(repeats, device, on_case=lambda case: status.update(f"Timing {case}"))
+        result = layer.layer(**options, on_case=lambda case: status.update(f"Timing {case}"))
     _print_result(console, layer.table(result), result, as_json)
 
 
@@ -118,9 +107,8 @@ def _run_command(errors: Console) -> int | None:
         # The name of TensorFlow's class, because TensorFlow may not be loaded.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
+        message = "this does not fit into memory. Use fewer or narrower layers, or less data."
         if "No space left on device" in str(error):  # TensorFlow raises the same class.
             message = "no space is left on the device."
-        else:
-            message = "this does not fit into memory. Use fewer or narrower layers, or less data."
     errors.print(f"Error: {message}")
     return 2

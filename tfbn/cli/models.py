@@ -3,10 +3,12 @@
 from typing import Any
 
 import click
+from rich.console import Console
 from rich.markup import escape
 
-from tfbn.cli.console import loading, open_console, stderr_silenced
-from tfbn.cli.options import DATA_DIR, JSON, Decorator, ListOf, add_options, example, flag
+import tfbn
+from tfbn.cli.console import loading, stderr_silenced
+from tfbn.cli.options import COUNT, DATA_DIR, JSON, Decorator, ListOf, add_options, example, flag
 
 
 def model_and_data(split: str, dataset: str | None) -> Decorator:
@@ -23,9 +25,18 @@ def model_and_data(split: str, dataset: str | None) -> Decorator:
     )
 
 
-def _load_model(console, path, out=None, suffix=".keras", needs_batchnorm=True):
-    """Return the model in the file `path`, if `out` is a file that can be written."""
-    with loading(console):
+def _load(
+    path: str,
+    dataset: str | None,
+    split: str,
+    data_dir: str | None,
+    out: str | None = None,
+    suffix: str = ".keras",
+    needs_batchnorm: bool = True,
+    stderr: bool = False,
+) -> tuple[Console, Any, Any]:
+    """Return a console, the model in the file `path`, and examples (None without a `dataset`)."""
+    with loading(stderr) as console:
         from tfbn.layers import inspection
         from tfbn.serving import keras_files
 
@@ -34,20 +45,14 @@ def _load_model(console, path, out=None, suffix=".keras", needs_batchnorm=True):
         model = keras_files.load(path)
         if needs_batchnorm:
             inspection.find_batchnorms(model)
-        return model
-
-
-def _load_split(console, model, dataset, split, data_dir):
-    """Return a split of a data set, in the shape of the model's inputs; None without a data set."""
     if dataset is None:
-        return None
+        return console, model, None
+    inputs = getattr(model, "inputs", None) or []  # A subclassed model has none.
     with console.status(escape(f"Loading {dataset}")):
-        from tfbn import data
         from tfbn.data.adapters import fits
 
-        inputs = getattr(model, "inputs", None) or []  # A subclassed model has none.
         flat = len(inputs) == 1 and len(inputs[0].shape) == 2
-        loaded = data.load(dataset, data_dir=data_dir, flatten=flat)
+        loaded = tfbn.data.load(dataset, data_dir=data_dir, flatten=flat)
     examples = loaded.splits()[split]
     if len(inputs) == 1 and not fits(inputs[0].shape[1:], examples.x.shape[1:]):
         raise ValueError(
@@ -55,14 +60,12 @@ def _load_split(console, model, dataset, split, data_dir):
             f"{examples.x.shape[1:]}. Choose another --dataset; for data of your own, use tfbn in Python."
         )
     console.print(f"{len(examples.y):,} examples: the {split} split of {loaded.title}, {loaded.source}")
-    return examples
+    return console, model, examples
 
 
 @click.command(epilog=example("tfbn diagnose runs/mine/models/batchnorm.keras --out averages.png"))
 @model_and_data("validation", "mnist")
-@click.option(
-    "--batch-size", default=32, type=click.IntRange(1), help="Examples in a batch of the training."
-)
+@click.option("--batch-size", default=32, type=COUNT, help="Examples in a batch of the training.")
 @click.option(
     "--steps",
     type=click.IntRange(0),
@@ -72,16 +75,18 @@ def _load_split(console, model, dataset, split, data_dir):
 @click.option("--out", help="PNG file to write a figure to.", show_default="no figure")
 @JSON
 def diagnose(
-    path: str, batch_size: int, steps: int | None, out: str | None, as_json: bool, **data: Any
+    path: str,
+    dataset: str,
+    split: str,
+    data_dir: str | None,
+    out: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Check the moving averages of MODEL, a .keras file."""
-    console = open_console(as_json)
-    model = _load_model(console, path, out, ".png")
-    examples = _load_split(console, model, **data)
+    console, model, examples = _load(path, dataset, split, data_dir, out, ".png", stderr=as_json)
     with console.status("Running the model"), stderr_silenced():
-        from tfbn.diagnosis.diagnose import diagnose as run
-
-        diagnosis = run(model, examples, batch_size=batch_size, steps=steps)
+        diagnosis = tfbn.diagnose(model, examples, **options)
         if out:
             diagnosis.save_figure(out)
     console.print(f"\n{diagnosis.table()}")
@@ -94,43 +99,34 @@ def diagnose(
 @click.command(epilog=example("tfbn recalibrate model.keras --out recalibrated.keras"))
 @model_and_data("train", "mnist")
 @click.option("--out", required=True, help=".keras file to write.")
-@click.option("--batch-size", default=256, type=click.IntRange(1), help="Examples in a batch.")
+@click.option("--batch-size", default=256, type=COUNT, help="Examples in a batch.")
 @flag("--unbiased", help="Apply Bessel's correction to the variances.")
 @flag("--one-pass", help="Read the data once, while all layers normalise by the batch.")
-def recalibrate(path: str, out: str, batch_size: int, unbiased: bool, one_pass: bool, **data: Any) -> None:
+def recalibrate(
+    path: str, dataset: str, split: str, data_dir: str | None, out: str, **options: Any
+) -> None:
     """Give MODEL, a .keras file, exact statistics of the data."""
-    console = open_console(stderr=False)
-    model = _load_model(console, path, out)
-    examples = _load_split(console, model, **data)
+    console, model, examples = _load(path, dataset, split, data_dir, out)
     with console.status("Running the model") as status, stderr_silenced():
-        from tfbn.diagnosis.recalibrate import recalibrate as run
         from tfbn.serving import keras_files
 
         def show(name, done, batch):
             status.update(escape(f"{name or 'All layers'}, batch {batch}; layers done: {done}"))
 
-        keras_files.save(
-            run(
-                model, examples, batch_size=batch_size, unbiased=unbiased, one_pass=one_pass, on_batch=show
-            ),
-            out,
-        )
+        keras_files.save(tfbn.recalibrate(model, examples, on_batch=show, **options), out)
     console.print(f"Saved {out}", soft_wrap=True)
 
 
 @click.command(epilog=example("tfbn fold recalibrated.keras --out folded.keras"))
 @model_and_data("test", None)
 @click.option("--out", required=True, help=".keras file to write.")
-def fold(path: str, out: str, **data: Any) -> None:
+def fold(path: str, dataset: str | None, split: str, data_dir: str | None, out: str) -> None:
     """Fold batch norm of MODEL, a .keras file, into other layers."""
-    console = open_console(stderr=False)
-    model = _load_model(console, path, out)
-    examples = _load_split(console, model, **data)
+    console, model, examples = _load(path, dataset, split, data_dir, out)
     with console.status("Folding"), stderr_silenced():
         from tfbn.serving import keras_files
-        from tfbn.transforms.fold import fold as run
 
-        folded = run(model, examples and examples.x)
+        folded = tfbn.fold(model, examples and examples.x)
         keras_files.save(folded, out)
     console.print(folded.folding.table())
     console.print(f"Saved {out}", soft_wrap=True)
@@ -145,29 +141,16 @@ def fold(path: str, out: str, **data: Any) -> None:
     type=ListOf(str.strip, "formats"),
     help="Formats, separated by commas: savedmodel, litert, onnx.",
 )
-@click.option("--fold/--no-fold", "fold_first", default=True, help="Fold batch norm layers first.")
+@click.option("--fold/--no-fold", default=True, help="Fold batch norm layers first.")
 @flag("--images", help="Add a signature from uint8 images to probabilities.")
 def export(
-    path: str, out: str, formats: tuple[str, ...], fold_first: bool, images: bool, **data: Any
+    path: str, dataset: str | None, split: str, data_dir: str | None, out: str, **options: Any
 ) -> None:
     """Export MODEL, a .keras file, and prove the outputs equal."""
-    console = open_console(stderr=False)
-    model = _load_model(console, path, needs_batchnorm=False)
-    examples = _load_split(console, model, **data)
+    console, model, examples = _load(path, dataset, split, data_dir, needs_batchnorm=False)
     with console.status("Exporting") as status, stderr_silenced():
-        from tfbn.serving.export import export as run
-
-        result = run(
-            model,
-            out,
-            formats=formats,
-            fold=fold_first,
-            data=examples,
-            images=images,
-            on_format=lambda text: status.update(f"Exporting {text}"),
+        result = tfbn.export(
+            model, out, data=examples, on_format=lambda name: status.update(f"Exporting {name}"), **options
         )
     console.print(result.table())
     console.print(f"Saved in {out}", soft_wrap=True)
-
-
-COMMANDS = (diagnose, recalibrate, fold, export)

@@ -36,7 +36,6 @@ class ListOf(click.ParamType):
         self.kind, self.example = kind, example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
-        """Return a tuple of `kind`."""
         try:
             return tuple(self.kind(part) for part in value.split(","))
         except ValueError:
@@ -91,22 +90,14 @@ SETTINGS: dict[str, tuple[str, Any, str | None]] = {
     "weight_decay": ("Factor of an L2 penalty on the weights.", FACTOR, None),
     "optimizer": ("Keras optimizer, momentum or nesterov.", str, None),
     "learning_rate": ("Learning rate of the optimizer.", FACTOR, None),
-    "reach": (
-        "Validation accuracy (or loss) of which to compare the steps.",
-        float,
-        "one that all reach",
-    ),
+    "reach": ("Validation accuracy (or loss) of which to compare the steps.", float, "one that all reach"),
     "device": ("Device: auto, cpu, gpu, gpu:1, ...", str, None),
     "precision": ("float32, mixed_float16 or mixed_bfloat16.", str, None),
 }
 
 
 def settings(shown: str | None = None) -> Decorator:
-    """Return a decorator that adds the options of a training command, SETTINGS and TRAINING.
-
-    Args:
-        shown: what the help names as the default of SETTINGS. Default None: the values of DEFAULTS.
-    """
+    """Return a decorator that adds SETTINGS, whose defaults the help names as `shown`, and TRAINING."""
     options = []
     for name, (help, kind, words) in SETTINGS.items():
         default = None if words else DEFAULTS[name]

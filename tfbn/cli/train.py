@@ -10,7 +10,6 @@ from tfbn.cli.console import loading, open_console
 from tfbn.cli.options import ListOf, example, number_or_name, settings
 from tfbn.foundation.tables import text_table
 from tfbn.recipes import RECIPES, find
-from tfbn.recipes.recipe import Recipe
 
 
 @click.command(epilog=example("tfbn compare --dataset cifar10 --seeds 6"))
@@ -42,13 +41,6 @@ def run(name: str, **options: Any) -> int:
     return _run(name, **options)
 
 
-def _find(name: str) -> Recipe:
-    try:
-        return find(name)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-
-
 def _run(
     name: str,
     out: str | None,
@@ -62,13 +54,12 @@ def _run(
     """Run a recipe with the options that differ from their defaults; return the exit code."""
     source = click.get_current_context().get_parameter_source
     changes = {key: value for key, value in options.items() if source(key) is not ParameterSource.DEFAULT}
-    changes["fallback"] = not no_fallback
-    recipe = _find(name)
-    resolved = recipe.resolve(quick, **changes)
-    console = open_console(as_json)
-    with loading(console):
-        from tfbn.cli.experiment import Experiment
-    return Experiment(name, recipe, resolved, resume, as_json, console).run(strategy, out)
+    recipe = find(name)
+    resolved = recipe.resolve(quick, **changes, fallback=not no_fallback)
+    with loading(as_json) as console:
+        from tfbn.cli.experiment import Experiment, start_strategy
+    distributed = start_strategy(strategy, console)
+    return Experiment(name, recipe, resolved, resume, as_json, console, distributed).run(out)
 
 
 @click.command(epilog=example("tfbn recipes depth"))
@@ -77,16 +68,14 @@ def recipes(name: str | None) -> None:
     """List the classic experiments, or show the recipe NAME."""
     console = open_console(stderr=False)
     if name is None:
-        rows = [
-            line
-            for name, recipe in RECIPES.items()
-            for line in ([name, recipe.question], ["", recipe.cost])
-        ]
+        rows = []
+        for name, recipe in RECIPES.items():
+            rows += [[name, recipe.question], ["", recipe.cost]]
         console.print(text_table(["name", "question and cost"], rows, width=console.width))
         console.print("\ntfbn run NAME runs a recipe, and tfbn run NAME --quick takes a quick look.")
         console.print("tfbn recipes NAME shows its settings.")
         return
-    recipe = _find(name)
+    recipe = find(name)
     console.print(recipe.text.strip() + "\n")
     rows = [[setting, str(value)] for setting, value in recipe.resolve().items() if value is not None]
     if recipe.vary:
@@ -101,12 +90,8 @@ def report(folder: str) -> None:
 
     The report is one page that holds all of a run.
     """
-    console = open_console(stderr=False)
-    with loading(console):
+    with loading() as console:
         from tfbn.comparison.results import Comparison
     path = Path(folder)
     page = Comparison.load(path).report(path if path.is_dir() else path.with_name("report.html"))
     console.print(str(page), soft_wrap=True)
-
-
-COMMANDS = (compare, run, recipes, report)

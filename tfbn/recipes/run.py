@@ -10,14 +10,13 @@ import tensorflow as tf
 from tfbn.comparison.arms import Arm
 from tfbn.comparison.compare import compare
 from tfbn.comparison.results import Comparison
-from tfbn.data import loading
 from tfbn.data.arrays import Data
-from tfbn.foundation.arguments import integer, number
+from tfbn.data.loading import load
+from tfbn.foundation import arguments
 from tfbn.models import Model, as_initializer
-from tfbn.recipes import find
+from tfbn.recipes.classics import find
 from tfbn.recipes.recipe import Vary
-from tfbn.runtime.devices import check_precision, find_device
-from tfbn.runtime.strategies import check_strategy
+from tfbn.runtime import devices, strategies
 from tfbn.training.optimizers import make_optimizer
 
 # The settings that go to `load`, `compare` and `Model` by the same name.
@@ -30,7 +29,6 @@ MODEL_SETTINGS = (
     *("activation", "norm_position", "batchnorm_options"),
     *("dropout", "weight_decay", "conv_filters"),
 )
-SERIES = {"batchnorm": True, "plain": False}
 
 
 def run(
@@ -69,8 +67,9 @@ def run(
     settings = recipe.resolve(quick, **settings)
     check(recipe.vary, settings)
     if strategy is not None:
-        check_strategy(strategy, settings["device"])
-    data = load(settings)
+        strategies.check_strategy(strategy, settings["device"])
+    flatten = not settings["conv_filters"]
+    data = load(settings["dataset"], flatten, **_select(settings, DATA_SETTINGS))
     if (data.classes == 0) != (settings["loss"] is not None):
         raise ValueError(
             f"{name} is a {'classification' if settings['loss'] is None else 'regression'}, which does not "
@@ -78,14 +77,12 @@ def run(
         )
     if on_data is not None:
         on_data(data)
-    first = settings["seed"]
+    axis = ("setting", "label", "log")
     result = compare(
         arms(recipe.vary, settings, data),
         data,
-        seeds=range(first, first + settings["seeds"]),
-        vary={key: getattr(recipe.vary, key) for key in ("setting", "label", "log")}
-        if recipe.vary
-        else None,
+        seeds=range(settings["seed"], settings["seed"] + settings["seeds"]),
+        vary={key: getattr(recipe.vary, key) for key in axis} if recipe.vary else None,
         observe=recipe.observe,
         on_epoch=on_epoch,
         command=command,
@@ -106,22 +103,16 @@ def _select(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 def check(vary: Vary | None, settings: dict[str, Any]) -> None:
     """Raise what the data is not needed for: ValueError and TypeError as in `Model` and `compare`."""
-    find_device(settings["device"])
-    check_precision(settings["precision"])
+    devices.find_device(settings["device"])
+    devices.check_precision(settings["precision"])
     for varied in _settings_by_value(vary, settings).values():
         keras.activations.get(varied["activation"])
         as_initializer(varied["initializer"])
         if varied["depth"] is not None:
-            integer("depth", varied["depth"], at_least=1)
+            arguments.integer("depth", varied["depth"], at_least=1)
         if varied["learning_rate"] is not None:
-            number("learning_rate", varied["learning_rate"])
+            arguments.number("learning_rate", varied["learning_rate"])
         make_optimizer(varied["optimizer"], varied["learning_rate"])
-
-
-def load(settings: dict[str, Any]) -> Data:
-    """Load the data of an experiment."""
-    flatten = not settings["conv_filters"]
-    return loading.load(settings["dataset"], flatten, **_select(settings, DATA_SETTINGS))
 
 
 def arms(vary: Vary | None, settings: dict[str, Any], data: Data) -> dict[str, Arm]:
@@ -129,7 +120,7 @@ def arms(vary: Vary | None, settings: dict[str, Any], data: Data) -> dict[str, A
     return {
         series if value is None else f"{series}-{value}": _arm(vary, varied, data, series, value)
         for value, varied in _settings_by_value(vary, settings).items()
-        for series in SERIES
+        for series in ("batchnorm", "plain")
     }
 
 
@@ -147,7 +138,7 @@ def _arm(vary: Vary | None, settings: dict[str, Any], data: Data, series: str, v
             data.input_shape,
             data.classes or 1,
             hidden_dims=hidden[:1] * settings["depth"] if settings["depth"] else hidden,
-            use_batchnorm=SERIES[series],
+            use_batchnorm=series == "batchnorm",
             kernel_initializer=settings["initializer"],
             **_select(settings, MODEL_SETTINGS),
         )
