@@ -54,6 +54,16 @@ def blobs():
     return tfbn.data.Data(train=split(203), validation=split(40), test=split(50), name="blobs")
 
 
+@pytest.fixture(scope="session")
+def result(blobs):
+    """A comparison of two small networks and two seeds, which every test leaves as it was."""
+    arms = {
+        "batchnorm": lambda: tfbn.Model(8, 3, (6,)),
+        "plain": lambda: tfbn.Model(8, 3, (6,), use_batchnorm=False),
+    }
+    return tfbn.compare(arms, blobs, epochs=3, batch_size=20, seeds=2, command="tfbn compare")
+
+
 @pytest.fixture
 def python(tmp_path):
     """Run a script in a fresh process, away from the checkout; its standard output."""
