@@ -1,5 +1,6 @@
 """Every private attribute of Keras and TensorFlow that the package uses, a function and a test each."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -24,6 +25,19 @@ def under_xla() -> bool:
         from tensorflow.python.ops import control_flow_util
 
         return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+    except (ImportError, AttributeError):
+        return True
+
+
+def has_tangent(tensors: Sequence[tf.Tensor]) -> bool:
+    """Return whether a `tf.autodiff.ForwardAccumulator` follows one of `tensors` here.
+
+    Return True if this TensorFlow cannot answer: code for forward mode is right elsewhere, only slower.
+    """
+    try:
+        from tensorflow.python.eager import forwardprop_util
+
+        return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)
     except (ImportError, AttributeError):
         return True
 

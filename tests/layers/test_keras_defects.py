@@ -151,6 +151,30 @@ def k14_training_may_be_a_tensor(kind, strategy, rng):
         assert reference.error(one, other) < 1e-6
 
 
+def k15_second_derivatives_are_right(kind, strategy, rng):
+    """A Hessian-vector product, reverse over reverse, against differences of a float64 gradient."""
+    x, v, w = np.float64(np.float32(rng.normal(0.5, 1.3, [3, 16, 4])))
+    layer = kind()
+    layer.build(x.shape)
+
+    def gradient(x, dy):
+        return reference.backward(x, dy, np.ones(4), layer.epsilon)[0]
+
+    def loss_gradient(x):
+        y, _, _ = reference.forward(x, np.ones(4), np.zeros(4), layer.epsilon)
+        return gradient(x, w * y**2)  # of sum(w * y**3 / 3)
+
+    size = 1e-5
+    expected = (loss_gradient(x + size * v) - loss_gradient(x - size * v)) / (2 * size)
+    with tf.GradientTape() as outer:
+        outer.watch(x := tf.constant(x, "float32"))
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            loss = tf.reduce_sum(w * layer(x, training=True) ** 3) / 3
+        product = tf.reduce_sum(inner.gradient(loss, x) * v)
+    assert reference.error(outer.gradient(product, x), expected) < 1e-4
+
+
 DEFECTS = [
     (k1_replicas_keep_the_same_averages, AssertionError),
     (k2_an_empty_shard_does_no_harm, AssertionError),
@@ -164,6 +188,7 @@ DEFECTS = [
     (k10_several_axes, TypeError),
     (k13_messages_name_the_values_received, AssertionError),
     (k14_training_may_be_a_tensor, (TypeError, tf.errors.OperatorNotAllowedInGraphError)),
+    (k15_second_derivatives_are_right, AssertionError),
 ]
 NAMES = [check.__name__ for check, _ in DEFECTS]
 

@@ -229,12 +229,14 @@ class BatchNormalization(keras.layers.Layer):
         if size is None:
             return self._normalize_by_batch(x, mask, update=True)
         size = min(size, x.shape[0] or size)
-        if mask is None and (x.shape[0] is None or x.shape[0] % size):
+        is_even = x.shape[0] is not None and x.shape[0] % size == 0
+        if mask is None and not is_even:
             mask = tf.ones(tf.shape(x), "bool")  # False where the last ghost batch is filled up
         if mask is not None:
             mask = ghost_batches(mask, size)
         y = self._normalize_by_batch(ghost_batches(x, size), mask, update=True)
-        return tf.reshape(y, tf.concat([[-1], tf.shape(x)[1:]], 0))[: tf.shape(x)[0]]
+        y = tf.reshape(y, tf.concat([[-1], tf.shape(x)[1:]], 0))
+        return y if is_even else y[: tf.shape(x)[0]]
 
     def _normalize_by_batch(self, x, mask, update):
         """Normalise by the moments of the batch, or of each ghost batch; `update` moves the averages."""

@@ -45,16 +45,16 @@ def batch_normalize(
 
     Source: Ioffe and Szegedy 2015, Algorithm 1 and the six gradients of section 3, put together.
     """
-    closed_form = functools.partial(
-        _closed_form, count=batch.count, epsilon=epsilon, axes=axes, mask=mask, synchronized=synchronized
-    )
-    is_local = mask is None and not synchronized
-    backward = _in_one_kernel(closed_form, x, axes, epsilon) if is_local else closed_form
+    options = dict(epsilon=epsilon, axes=axes)
+    if mask is None and not synchronized:
+        backward = functools.partial(_in_one_kernel, **options)
+    else:
+        backward = functools.partial(_closed_form, **options, mask=mask, synchronized=synchronized)
 
     @tf.custom_gradient
     def scaled_and_shifted(x, gamma, beta):
         def gradient(dy):
-            return backward(dy, gamma, batch.shifted, batch.offset, batch.variance)
+            return backward(dy, gamma, batch.shifted, batch.offset, batch.variance, batch.count)
 
         # `x` enters by way of `batch`; it is an argument so that a gradient can be taken by it.
         return normalize(batch.shifted, batch.offset, batch.variance, gamma, beta, epsilon), gradient
@@ -62,7 +62,9 @@ def batch_normalize(
     return scaled_and_shifted(x, gamma, beta)
 
 
-def _closed_form(dy, gamma, shifted, offset, variance, *, count, epsilon, axes, mask, synchronized):
+def _closed_form(
+    dy, gamma, shifted, offset, variance, count, *, epsilon, axes, mask=None, synchronized=False
+):
     """Compute dx, dgamma and dbeta by the formulas of `batch_normalize`."""
     inverse_stddev = tf.math.rsqrt(variance + epsilon)
     x_hat = (shifted - offset) * inverse_stddev
@@ -81,25 +83,35 @@ def _closed_form(dy, gamma, shifted, offset, variance, *, count, epsilon, axes, 
     return gamma * inverse_stddev * (dy - through_moments), dgamma, dbeta
 
 
-def _in_one_kernel(closed_form, x, axes, epsilon):
-    """Return a function that replaces `closed_form`, by TensorFlow's kernel where that applies to `x`."""
+def _in_one_kernel(*arguments, epsilon, axes):
+    """Compute the results of `_closed_form`, by TensorFlow's kernel where that applies."""
+    closed_form = functools.partial(_closed_form, epsilon=epsilon, axes=axes)
 
     @tf.custom_gradient
     def compute(*arguments):
         # Its own derivative is that of the closed form: through a branch, TensorFlow's third is zero.
         def derivative(*upstream):
-            with tf.GradientTape() as tape:
-                tape.watch(arguments)
-                results = closed_form(*arguments)
-            return tape.gradient(results, arguments, upstream)
+            return _vector_jacobian_product(closed_form, arguments, upstream)
 
-        dy, gamma, shifted, offset, variance = arguments
+        dy, gamma, shifted, offset, variance, _ = arguments
         fused = functools.partial(kernels.gradient, dy, shifted, offset, variance, gamma, epsilon)
         plain = functools.partial(closed_form, *arguments)
-        results = kernels.choose(x, axes, fused, plain, least=260_000, whole_blocks=True)
-        return results, derivative
+        others = (dy, gamma, offset, variance)
+        return kernels.choose(shifted, axes, fused, plain, 260_000, True, others), derivative
 
-    return compute
+    # As tensors of this graph: those of an outer one are out of reach for the derivative's own derivative.
+    return compute(*map(tf.identity, arguments))
+
+
+def _vector_jacobian_product(function, arguments, upstream):
+    """Return the gradient of ``sum(upstream * function(*arguments))`` by each of `arguments`."""
+    arguments = [tf.identity(argument) for argument in arguments]
+    if not tf.executing_eagerly():  # Where TensorFlow transposes a gradient, a tape records nothing.
+        return tf.gradients(function(*arguments), arguments, upstream)
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        results = function(*arguments)
+    return tape.gradient(results, arguments, upstream)
 
 
 def normalize(
@@ -117,8 +129,23 @@ def normalize(
     >>> normalize(tf.constant([[7.0]]), 3 * one, 4 * one, one, one, epsilon=0.0).numpy().tolist()
     [[3.0]]
     """
-    if kernels.takes_images(x, mean):
-        return kernels.scale_and_shift(x, mean, variance, gamma, beta, epsilon)
+    plain = functools.partial(_scale_and_shift, epsilon=epsilon)
+    arguments = (x, mean, variance, gamma, beta)
+    if not kernels.takes_images(*arguments):
+        return plain(*arguments)
+
+    @tf.custom_gradient
+    def in_one_pass(*arguments):
+        # The kernel has no derivative by mean and variance.
+        def gradient(dy):
+            return _vector_jacobian_product(plain, arguments, dy)
+
+        return kernels.scale_and_shift(*arguments, epsilon), gradient
+
+    return in_one_pass(*arguments)
+
+
+def _scale_and_shift(x, mean, variance, gamma, beta, epsilon):
     scale = gamma * tf.math.rsqrt(variance + epsilon)
     return x * scale + (beta - mean * scale)
 

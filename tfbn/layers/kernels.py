@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfbn.keras_internals import under_xla
+from tfbn.keras_internals import has_tangent, under_xla
 
 SUM_BLOCKS = 64  # in which rows are summed
 GRADIENT_BLOCK_ROWS = 32  # many batches have a multiple of it
@@ -23,6 +23,7 @@ def choose(
     plain: Callable[[], Any],
     least: int,
     whole_blocks: bool = False,
+    others: Sequence[tf.Tensor] = (),
 ) -> Any:
     """Call `fused` where TensorFlow's own kernels apply to `x`, of `least` elements or more; else `plain`.
 
@@ -30,8 +31,12 @@ def choose(
     inverse of the standard deviation in place of the variance.) Below `least` their overhead of 0.1 ms a
     call is not repaid. A batch of unknown size is assumed to have 32 to 2,000 examples; where that does not
     decide, its size does when it runs. With `whole_blocks`, `GRADIENT_BLOCK_ROWS` must divide the rows.
+    Forward mode, of `x` or of `others` that the calls depend on, needs `plain`: the kernels have outputs
+    and inputs without a derivative.
     """
     if x.dtype != tf.float32 or not _channels_last(x, axes) or not _on_cpu() or under_xla():
+        return plain()
+    if has_tangent([x, *others]):
         return plain()
     size, example = x.shape.num_elements(), x.shape[1:].num_elements()
     if size is not None:
@@ -46,10 +51,13 @@ def choose(
     return tf.cond(tf.logical_and(tf.size(x) >= least, even), fused, plain)
 
 
-def takes_images(x: tf.Tensor, mean: tf.Tensor) -> bool:
-    """Return whether `scale_and_shift` takes `x`: float32 images or volumes, a `mean` a channel, no XLA."""
-    one_a_channel = mean.shape == _channel_shape(x)
-    return x.dtype == tf.float32 and x.shape.rank in (4, 5) and one_a_channel and not under_xla()
+def takes_images(x: tf.Tensor, mean: tf.Tensor, *others: tf.Tensor) -> bool:
+    """Return whether `scale_and_shift` takes these tensors in place of the plain formula.
+
+    It takes float32 images or volumes, with a `mean` a channel, outside XLA and forward mode.
+    """
+    images = x.dtype == tf.float32 and x.shape.rank in (4, 5) and mean.shape == _channel_shape(x)
+    return images and not under_xla() and not has_tangent([x, mean, *others])
 
 
 def channel_sum(x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:

@@ -86,12 +86,15 @@ def _about_mean(x, axes, count, mask=None, synchronized=False):
         first = kernels.channel_sum(masked(shifted), axes)
     else:
         # XLA reads `x` for each sum. This one is what rounding took from the mean; of a mean near zero
-        # it is negligible. In a branch of its own it is only read where it is needed.
+        # it is negligible. In a branch of its own it is only read where it is needed. XLA cannot compile
+        # higher derivatives of a branch: its derivative is that of `total`, since the shift has none.
+        constant_x, constant_mean, constant_second = map(tf.stop_gradient, (x, mean, second))
         first = tf.cond(
-            tf.reduce_all(tf.square(mean) * count <= 4 * second),
-            lambda: (mean - shift) * count,
-            lambda: kernels.channel_sum(masked(x - shift), axes),
+            tf.reduce_all(tf.square(constant_mean) * count <= 4 * constant_second),
+            lambda: (constant_mean - shift) * count,
+            lambda: kernels.channel_sum(masked(constant_x - shift), axes),
         )
+        first = tf.stop_gradient(first) + (total - tf.stop_gradient(total))
     batch = _from_sums(shifted, shift, *sum_over_replicas([first, second], synchronized), count)
     # Differences from a mean near zero are rounded, all in one direction: there the sum is better.
     near_zero = tf.square(mean) <= batch.variance
@@ -180,9 +183,12 @@ def ghost_batches(x: tf.Tensor, size: int) -> tf.Tensor:
     >>> ghost_batches(tf.constant([1, 2, 3]), 2).numpy().tolist()
     [[1, 2], [3, 0]]
     """
-    shape = tf.shape(x)
-    filled = tf.pad(x, [[0, -shape[0] % size]] + [[0, 0]] * (x.shape.rank - 1))
-    ghosts = tf.reshape(filled, tf.concat([[-1, size], shape[1:]], 0))
+    shape, examples = tf.shape(x), tf.shape(x)[0]
+    if x.shape[0] is None or x.shape[0] % size:
+        # `tf.pad`, as the gradient of a slice: its own derivatives exist under XLA, too.
+        filled = tf.concat([[examples + -examples % size], shape[1:]], 0)
+        x = tf.raw_ops.StridedSliceGrad(shape=filled, begin=[0], end=[examples], strides=[1], dy=x)
+    ghosts = tf.reshape(x, tf.concat([[-1, size], shape[1:]], 0))
     ghosts.set_shape([None, size, *x.shape[1:]])
     return ghosts
 

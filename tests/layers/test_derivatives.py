@@ -1,0 +1,229 @@
+"""Every derivative of the layer, in every mode, against differences of the oracle in float64.
+
+Along fixed random directions u, v and w: the derivative of a loss by u, by u and v, and by u, v and w,
+where u moves one variable alone and v and w all of them. The ways to a second derivative are forward over
+reverse, reverse over forward and reverse over reverse.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+import tfbn
+
+SHAPES = {2: (6, 3), 3: (4, 3, 2), 4: (4, 3, 2, 3), 5: (2, 2, 3, 2, 2)}
+CLIPPING = {"rmax": 1.4, "rmin": 0.8, "dmax": 0.4}
+# The options of the layer, and whether it trains.
+MODES = {
+    "training": ({}, True),
+    "inference": ({}, False),
+    "inference, debiased": ({"debias": True, "momentum": 0.8}, False),
+    "test_local_stats": ({"test_local_stats": True}, False),
+    "renorm": ({"renorm": True, "renorm_clipping": CLIPPING, "renorm_momentum": 1.0}, True),
+    "ghosts": ({"virtual_batch_size": 2}, True),
+    "ghosts with a remainder": ({"virtual_batch_size": 3}, True),
+    "masked": ({}, True),
+    "synchronized": ({"synchronized": True}, True),
+}
+WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
+VARIABLES = ("x", *WEIGHTS)
+ORDERS = (
+    "reverse",
+    "forward",
+    "forward over reverse",
+    "reverse over forward",
+    "reverse over reverse",
+    "third",
+)
+# TensorFlow's own reverse over forward is None, or lacks terms, where a function lies between the two.
+ORDERS_THROUGH_A_FUNCTION = tuple(order for order in ORDERS if order != "reverse over forward")
+TOLERANCE = 2e-4  # of the largest derivative of an order; the layer computes in float32
+
+
+class Case:
+    """A layer in a mode, the values of its variables, the directions, and the loss in float64."""
+
+    def __init__(self, mode, shape):
+        rng = np.random.default_rng(5)
+        self.options, self.training = MODES[mode]
+        channels = shape[-1]
+        self.values = {
+            "x": rng.normal(0.5, 1.3, shape),
+            "gamma": rng.uniform(0.5, 1.5, channels),
+            "beta": rng.normal(size=channels),
+            "moving_mean": rng.normal(size=channels),
+            "moving_variance": rng.uniform(0.5, 2, channels),
+        }
+        self.values = {name: np.float64(np.float32(value)) for name, value in self.values.items()}
+        self.directions = [
+            {name: rng.normal(size=value.shape) for name, value in self.values.items()} for _ in range(3)
+        ]
+        self.factor = rng.normal(size=shape)
+        self.mask = np.arange(shape[0]) % 3 != 1 if mode == "masked" else None
+        self.oracle = reference.Layer(shape, **self.options)
+        self.oracle.updates = self.oracle.updates + 7.0
+        self.loss_in_float64(self.values)
+        if "renorm" in self.options:  # Its corrections are constants to the gradient.
+            self.oracle.frozen_renorm = self.oracle.last_renorm
+
+    def layer(self):
+        layer = tfbn.BatchNormalization(**self.options)
+        layer.build([None, *self.factor.shape[1:]])
+        for name in WEIGHTS:
+            getattr(layer, name).assign(self.values[name])
+        if "debias" in self.options:
+            layer.count.assign(self.oracle.updates)
+        return layer
+
+    def loss_in_float64(self, values):
+        oracle = self.oracle
+        oracle.gamma, oracle.beta = values["gamma"], values["beta"]
+        if self.training:
+            y = oracle.train(values["x"], self.mask, update=False)
+        else:
+            oracle.moving_mean, oracle.moving_variance = values["moving_mean"], values["moving_variance"]
+            y = oracle.infer(values["x"])
+        return np.sum(self.factor * (y + y**2 / 2 + y**3 / 6))
+
+    def loss(self, layer, x):
+        y = layer(x, training=self.training, mask=None if self.mask is None else tf.constant(self.mask))
+        return tf.reduce_sum(tf.constant(self.factor, "float32") * (y + y**2 / 2 + y**3 / 6))
+
+    @functools.cached_property
+    def expected(self):
+        """The derivatives along u, along u and v, and along u, v and w; u moves one variable."""
+        u, v, w = self.directions
+        by = {1: {}, 2: {}, 3: {}}
+        for name in VARIABLES:
+            one = {name: u[name]}
+            by[1][name] = difference(self.loss_in_float64, self.values, [one], 2e-3)
+            by[2][name] = difference(self.loss_in_float64, self.values, [one, v], 5e-3)
+            by[3][name] = difference(self.loss_in_float64, self.values, [one, v, w], 1e-2)
+        return by
+
+
+def difference(function, values, directions, size):
+    """Differentiate `function` along `directions`, by central differences of fourth order, nested."""
+    if not directions:
+        return function(values)
+    direction, *others = directions
+
+    def at(steps):
+        moved = {name: value + steps * size * direction.get(name, 0) for name, value in values.items()}
+        return difference(function, moved, others, size)
+
+    return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * size)
+
+
+def derivatives(case, layer, call, orders):
+    """Compute each of `orders` by TensorFlow's automatic differentiation, by name of the variable."""
+    x = tf.constant(case.values["x"], "float32")
+    variables = [x, *(getattr(layer, name).value for name in WEIGHTS)]
+    u, v, w = ([tf.constant(d[name], "float32") for name in VARIABLES] for d in case.directions)
+
+    def loss():
+        return case.loss(call, x)
+
+    def gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch(variables)
+            value = function()
+        return tape.gradient(value, variables)
+
+    def product(function, direction):
+        """Return a function that gives the derivative of `function` along `direction`, by reverse mode."""
+        return lambda: tf.add_n(
+            [
+                tf.reduce_sum(a * b)
+                for a, b in zip(gradients(function), direction, strict=True)
+                if a is not None
+            ]
+        )
+
+    def pushed_forward():
+        with tf.autodiff.ForwardAccumulator(variables, v) as accumulator:
+            value = loss()
+        return accumulator.jvp(value)
+
+    def by_variable(values):
+        return {
+            name: tf.reduce_sum(value * part) if value is not None else tf.constant(0.0)
+            for name, value, part in zip(VARIABLES, values, u, strict=True)
+        }
+
+    def forward():
+        results = {}
+        for name, variable, part in zip(VARIABLES, variables, u, strict=True):
+            with tf.autodiff.ForwardAccumulator(variable, part) as accumulator:
+                value = loss()
+            results[name] = accumulator.jvp(value, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return results
+
+    def forward_over_reverse():
+        with tf.autodiff.ForwardAccumulator(variables, v) as accumulator:
+            values = gradients(loss)
+        return by_variable([value if value is None else accumulator.jvp(value) for value in values])
+
+    ways = {
+        "reverse": lambda: by_variable(gradients(loss)),
+        "forward": forward,
+        "forward over reverse": forward_over_reverse,
+        "reverse over forward": lambda: by_variable(gradients(pushed_forward)),
+        "reverse over reverse": lambda: by_variable(gradients(product(loss, v))),
+        "third": lambda: by_variable(gradients(product(product(loss, v), w))),
+    }
+    return {order: ways[order]() for order in orders}
+
+
+def assert_derivatives(measured, expected):
+    for order, values in measured.items():
+        wanted = expected[{"reverse": 1, "forward": 1, "third": 3}.get(order, 2)]
+        scale = max(abs(value) for value in wanted.values())
+        for name, value in values.items():
+            assert abs(float(value) - wanted[name]) < TOLERANCE * scale, (order, name)
+
+
+@functools.cache
+def case(mode, rank):
+    return Case(mode, SHAPES[rank])
+
+
+RANKS = [(mode, rank) for mode in MODES for rank in SHAPES]
+
+
+@pytest.mark.parametrize(("mode", "rank"), RANKS)
+def test_derivatives_equal_differences_eagerly(mode, rank):
+    this = case(mode, rank)
+    layer = this.layer()
+    assert_derivatives(derivatives(this, layer, layer, ORDERS), this.expected)
+
+
+@pytest.mark.parametrize(("mode", "rank"), RANKS)
+def test_derivatives_equal_differences_in_a_graph(mode, rank):
+    this = case(mode, rank)
+    layer = this.layer()
+    run = tf.function(lambda: derivatives(this, layer, layer, ORDERS), autograph=False)
+    assert_derivatives(run(), this.expected)
+
+
+@pytest.mark.parametrize(("mode", "rank"), [pair for pair in RANKS if pair[1] in (2, 4)])
+def test_derivatives_equal_differences_under_xla(mode, rank):
+    this = case(mode, rank)
+    layer = this.layer()
+    run = tf.function(lambda: derivatives(this, layer, layer, ORDERS), autograph=False, jit_compile=True)
+    assert_derivatives(run(), this.expected)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize("mode", MODES)
+def test_derivatives_through_a_function_equal_differences(mode, jit_compile):
+    this = case(mode, 4)
+    layer = this.layer()
+    call = tf.function(layer, jit_compile=jit_compile)
+    # TensorFlow needs a first trace without tapes.
+    this.loss(call, tf.constant(this.values["x"], "float32"))
+    measured = derivatives(this, layer, call, ORDERS_THROUGH_A_FUNCTION)
+    assert_derivatives(measured, this.expected)
