@@ -138,7 +138,7 @@ def diagnose(
     saved = model.get_weights()
     try:
         rows = _layer_rows(model, layers, read, steps)
-        recalibrate(model, data, batch_size)
+        recalibrate(model, data, batch_size, force=True)
         recalibrated = [variable.numpy() for layer in layers for variable in layer.variables]
         model.set_weights(saved)
         ways, examples, largest = scores(model, layers, read, recalibrated, loss)
@@ -151,17 +151,15 @@ def diagnose(
 def _layer_rows(model, layers, read, steps):
     """Return a row for each layer that runs."""
 
+    channels: dict[Any, _Channels] = {}
+
     def call(layer, x, mask):
         y = inspection.normalize_by_averages(layer, x, mask)
-        outputs = tf.cast(y, "float32")
-        axes = inspection.reduced_axes(layer, y.shape.rank)
-        saturated = tf.reduce_mean(tf.cast(tf.abs(outputs) > SATURATED_OUTPUT, "float32"), axes)
-        return (inspection.batch_moments(layer, x, mask), tf.reduce_max(outputs, axes), saturated), y
+        channels.setdefault(layer, _Channels()).add(inspection.batch_moments(layer, x, mask), layer, y)
+        return y
 
-    channels = {}
-    for batch in inspection.observe(model, layers, read, call):
-        for layer, observation in batch:
-            channels.setdefault(layer, _Channels()).add(*observation)
+    for x, _ in read():
+        inspection.run_replaced(model, layers, x, call)
     return [
         observed.row(layer, _steps(model, layer) if steps is None else steps)
         for layer, observed in channels.items()
@@ -175,11 +173,15 @@ class _Channels:
         self.inputs, self.batch_means = Population(), Population()
         self.highest, self.saturated = -np.inf, []
 
-    def add(self, moments, highest, saturated):
+    def add(self, moments, layer, y):
+        """Add a call, by the moments of its inputs and its outputs."""
+        outputs = tf.cast(y, "float32")
+        axes = inspection.reduced_axes(layer, outputs.shape.rank)
+        saturated = tf.reduce_mean(tf.cast(tf.abs(outputs) > SATURATED_OUTPUT, "float32"), axes)
         self.inputs.add(moments)
         _, shift, offset, variance = moments
         self.batch_means.add((tf.ones_like(shift), shift, offset, 0 * variance))  # Each batch counts one.
-        self.highest = np.maximum(self.highest, highest.numpy())
+        self.highest = np.maximum(self.highest, tf.reduce_max(outputs, axes).numpy())
         self.saturated.append(saturated.numpy())
 
     def row(self, layer, steps):

@@ -1,15 +1,19 @@
 """`recalibrate`: replace moving averages by the statistics of the data."""
 
-import functools
+import collections
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfbn.data.adapters import batch_reader
+from tfbn.diagnosis.scores import right_predictions
 from tfbn.layers import inspection
+
+MUCH_WORSE = 0.1  # of the examples
+NOISE = 3.0  # standard deviations of the changes by chance
 
 
 def recalibrate(
@@ -19,6 +23,7 @@ def recalibrate(
     unbiased: bool = False,
     one_pass: bool = False,
     on_batch: Callable[[str | None, int, int], Any] | None = None,
+    force: bool = False,
 ) -> keras.Model:
     """Set each batch norm layer's statistics to the mean and variance of its inputs over all of `data`.
 
@@ -43,10 +48,13 @@ def recalibrate(
         one_pass: whether to read the data only once. Default False.
         on_batch: function that is called with the layer's name (None in one pass), the number of layers
             that are done, and the number of the batch. Default None.
+        force: whether to accept statistics by which far fewer predictions are right on these data, by a
+            tenth of the examples and more than chance explains. Default False: raise ValueError. Without
+            labels that are classes there is no such check.
 
     Raises:
-        ValueError: no batch norm layer, a layer without a value, inputs that are not finite or of a wrong
-            shape. The statistics are then unchanged.
+        ValueError: no batch norm layer, one whose calls cannot be observed, a layer without a value, inputs
+            that are not finite or of a wrong shape. The model is then unchanged.
         TypeError: `data` can be read only once.
 
     >>> from tfbn import BatchNormalization
@@ -59,21 +67,50 @@ def recalibrate(
     """
     layers = inspection.find_batchnorms(model)
     read = batch_reader(model, data, batch_size)
-    saved = model.get_weights()
-    try:
-        calls = _numbers_of_calls(model, layers, next(read())[0])
-        groups = [list(calls)] if one_pass else [[layer] for layer in calls]
-        for done, group in enumerate(groups):
-            name, stop_after = (None, None) if one_pass else (group[0].name, calls[group[0]])
-            progress = functools.partial(on_batch, name, done) if on_batch else None
-            for layer, population in _populations(model, group, read, stop_after, progress).items():
-                population.check(layer)
-                variance = population.variance(unbiased or getattr(layer, "unbiased", False))
-                inspection.set_averages(layer, population.mean, variance, population.count)
-    except BaseException:
-        model.set_weights(saved)
-        raise
+    before = None if force else right_predictions(model, read)
+    with _restored(model, but=[variable for layer in layers for variable in layer.variables]):
+        if one_pass:
+            first = _Pass(layers, layers, inspection.normalize_by_batch).run(model, read, on_batch)
+        else:
+            first = _Pass(layers).run(model, read, on_batch)
+        if unseen := [layer.name for layer in layers if layer not in first.calls]:
+            raise ValueError(
+                f"The inputs of {', '.join(map(repr, unseen))} cannot be observed: the model does not call "
+                "them, or calls them in a concrete function. Call them, or remove them from the model."
+            )
+        first.set_averages(unbiased)
+        for done, (layer, calls) in enumerate([] if one_pass else list(first.calls.items())[1:], 1):
+            _Pass(layers, [layer], stop_after=calls).run(model, read, on_batch, done).set_averages(unbiased)
+        if before is not None:
+            _check_improvement(before, right_predictions(model, read))
     return model
+
+
+@contextlib.contextmanager
+def _restored(model, but):
+    """Restore all variables of `model` at the end; those in `but` at an error only."""
+    saved = [(variable, variable.numpy()) for variable in model.variables]
+    changed = {id(variable) for variable in but}
+    try:
+        yield
+    except BaseException:
+        changed = set()
+        raise
+    finally:
+        for variable, value in saved:
+            if id(variable) not in changed:
+                variable.assign(value)
+
+
+def _check_improvement(before, after):
+    """Raise ValueError if far fewer predictions are right `after` than `before`, by example."""
+    lost, changed = np.sum(before) - np.sum(after), np.sum(before != after)
+    if lost > MUCH_WORSE * len(before) and lost > NOISE * np.sqrt(changed):
+        raise ValueError(
+            f"Recalibrating would make the model much worse on these data: accuracy {np.mean(before):.4f} "
+            f"before, {np.mean(after):.4f} after. Give data like those of training, all classes mixed, or "
+            "force=True to recalibrate nevertheless. The model is unchanged."
+        )
 
 
 class Population:
@@ -108,34 +145,41 @@ class Population:
             )
 
 
-def _numbers_of_calls(model, layers, x):
-    """Return how often each of `layers` is called in inference, in the order of the first calls."""
-    calls = {}
+class _Pass:
+    """One pass of a model over the data, for the statistics of the inputs of some of its `layers`.
 
-    def count(layer, x, mask):
-        calls[layer] = calls.get(layer, 0) + 1
-        return x
-
-    with inspection.calls_replaced(layers, count):
-        # Tracing alone computes nothing.
-        tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(x)
-    return calls
-
-
-def _populations(model, layers, read, stop_after, on_batch):
-    """Return the populations of the inputs of `layers`, which all normalise by their batches.
-
-    With `stop_after`, the model runs to that call of the single layer, which normalises by its averages.
+    Those are `targets`; None: the one that is called first. The model stops at call number `stop_after` of
+    a target; None: it runs to its end. `calls` holds the calls of each layer, at most in one batch.
     """
-    normalize = inspection.normalize_by_averages if stop_after else inspection.normalize_by_batch
 
-    def call(layer, x, mask):
-        return inspection.batch_moments(layer, x, mask), normalize(layer, x, mask)
+    def __init__(self, layers, targets=None, normalize=inspection.normalize_by_averages, stop_after=None):
+        self.layers, self.targets, self.normalize, self.stop_after = layers, targets, normalize, stop_after
+        self.populations: dict[Any, Population] = {}
+        self.calls: collections.Counter = collections.Counter()
+        self._calls_in_batch: collections.Counter = collections.Counter()
 
-    populations = {layer: Population() for layer in layers}
-    for number, batch in enumerate(inspection.observe(model, layers, read, call, stop_after), 1):
-        for layer, moments in batch:
-            populations[layer].add(moments)
-        if on_batch:
-            on_batch(number)
-    return populations
+    def run(self, model, read, on_batch, done=0):
+        for number, (x, _) in enumerate(read(), 1):
+            self._calls_in_batch.clear()
+            inspection.run_replaced(model, self.layers, x, self._call)
+            self.calls |= self._calls_in_batch  # the larger number of each layer
+            if on_batch:
+                name = None if self.targets is self.layers else self.targets[0].name
+                on_batch(name, done, number)
+        return self
+
+    def _call(self, layer, x, mask):
+        self._calls_in_batch[layer] += 1
+        self.targets = self.targets or [layer]
+        if layer in self.targets:
+            moments = inspection.batch_moments(layer, x, mask)
+            self.populations.setdefault(layer, Population()).add(moments)
+            if self._calls_in_batch[layer] == self.stop_after:
+                raise inspection.StopModel
+        return self.normalize(layer, x, mask)
+
+    def set_averages(self, unbiased):
+        for layer, population in self.populations.items():
+            population.check(layer)
+            variance = population.variance(unbiased or getattr(layer, "unbiased", False))
+            inspection.set_averages(layer, population.mean, variance, population.count)

@@ -56,25 +56,30 @@ def _batch_outputs(model, layers, read, recalibrated):
     variables = [variable for layer in layers for variable in layer.variables]
     usual = [variable.numpy() for variable in variables]
 
-    def plain(x):
-        return model(x, training=False)
-
-    def replaced(x):
-        outputs = {}
-        for way, call in REPLACEMENTS.items():
-            with inspection.calls_replaced(layers, call):
-                outputs[way] = plain(x)
-        return outputs
-
-    run_plain = run_replaced = None
     for x, y in read():
-        if run_plain is None:
-            run_plain, run_replaced = (inspection.compiled(model, f, x) for f in (plain, replaced))
-        outputs = {"moving": run_plain(x), **run_replaced(x)}
+        outputs = {"moving": model.predict_on_batch(x)}
+        for way, call in REPLACEMENTS.items():
+            outputs[way] = inspection.run_replaced(model, layers, x, call)
         _assign(variables, recalibrated)
-        outputs["recalibrated"] = run_plain(x)
+        outputs["recalibrated"] = model.predict_on_batch(x)
         _assign(variables, usual)
         yield outputs, y, len(keras.tree.flatten(x)[0])
+
+
+def right_predictions(model: keras.Model, read: Callable[[], Iterator]) -> np.ndarray | None:
+    """Return for each example whether the predicted class is the label; None if labels are not classes."""
+    is_logits, right = None, []
+    for x, y in read():
+        output = None if y is None else model.predict_on_batch(x)
+        if getattr(output, "ndim", 0) != 2:
+            return None
+        if is_logits is None:
+            is_logits = not inspection.gives_probabilities(model, output)
+        classes = _classes(np.asarray(y), output.shape[-1])
+        if classes is None:
+            return None
+        right.append(_predictions(output, is_logits) == classes)
+    return np.concatenate(right)
 
 
 def _assign(variables, values):

@@ -1,8 +1,8 @@
 """The batch norm layers of a finished model, tfbn's and Keras' alike: find, read, set and observe them."""
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,8 @@ from tfbn.layers.batch_normalization import BatchNormalization
 from tfbn.layers.moments import broadcast_mask, moments
 
 BATCHNORM_CLASSES = (BatchNormalization, keras.layers.BatchNormalization)
+CALLS = {kind: kind.call for kind in BATCHNORM_CLASSES}
+_REPLACING = threading.Lock()
 MANY_UPDATES = 1e9  # after which an average holds nothing of its initial value
 
 
@@ -89,83 +91,60 @@ def set_averages(layer: Any, mean: np.ndarray, variance: np.ndarray, count: Any)
         weight.assign(value)
 
 
-@contextlib.contextmanager
-def calls_replaced(layers: Sequence, call: Callable) -> Iterator[None]:
-    """Let `call(layer, x, mask)` replace the call of each of `layers` within the block."""
-
-    def replacement(layer, inputs, training=None, mask=None):
-        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        return tf.cast(call(layer, x, mask), layer.compute_dtype)
-
-    for layer in layers:
-        # An attribute of the object takes precedence over the method of its class.
-        layer.call = functools.partial(replacement, layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.call
-
-
 class StopModel(BaseException):
     """Ends the run of a model at a layer; not an Exception, whose message Keras would rewrite."""
 
 
-def observe(
-    model: keras.Model,
-    layers: Sequence,
-    read: Callable[[], Iterator],
-    call: Callable,
-    stop_after: int | None = None,
-) -> Iterator[list[tuple]]:
-    """Run `model` in inference over all batches ``(x, y)`` that `read` iterates over.
+def run_replaced(model: keras.Model, layers: Sequence, x: Any, call: Callable) -> Any:
+    """Run `model` in inference on a batch, with `call(layer, x, mask)` for the normalisation of `layers`.
 
-    For each batch yield pairs of layer and observation, in the order of the calls. ``call(layer, x, mask)``
-    returns the observation, a nest of tensors, and the layer's output. The model stops after `stop_after`
-    calls. Default None: it runs to its end.
+    A subclass of a batch norm layer keeps what it does besides. Functions that TensorFlow would compile run
+    as Python, or a call within one that was traced before would go unseen. A call in a graph that
+    TensorFlow builds nevertheless is a ValueError that names the layer. Return the model's output; None if
+    `call` ended the run by raising `StopModel`.
     """
-    order: list = []
+    hidden = []
 
-    def observations(x):
-        order.clear()
-        values = []
-
-        def observed_call(layer, x, mask):
-            observation, y = call(layer, x, mask)
-            order.append(layer)
-            values.append(observation)
-            if len(values) == stop_after:
+    def replacement(original):
+        def run(layer, inputs, training=None, mask=None):
+            if layer not in layers:
+                return original(layer, inputs, training=training, mask=mask)
+            if not tf.executing_eagerly():
+                hidden.append(layer.name)
                 raise StopModel
-            return y
+            x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+            return tf.cast(call(layer, x, mask), layer.compute_dtype)
 
-        with calls_replaced(layers, observed_call), contextlib.suppress(StopModel):
-            model(x, training=False)
-        return values
+        return run
 
-    run = None
-    for x, _ in read():
-        run = run or compiled(model, observations, x)  # Its trace fills `order`.
-        yield list(zip(order, run(x), strict=True))
-
-
-def compiled(model: keras.Model, function: Callable, x: Any) -> Callable:
-    """Compile `function` of a model's inputs for batches like `x` of any size."""
-    inputs = getattr(model, "inputs", None) or []  # A subclassed model has none.
-
-    def spec(tensor):
-        shape = inputs[0].shape if len(inputs) == 1 else tensor.shape
-        return tf.TensorSpec([None, *shape[1:]], tensor.dtype)
-
-    tensors = functools.partial(tf.nest.map_structure, tf.convert_to_tensor)
-    # A trace of its own, since TensorFlow warns where many functions trace again.
-    specs = tf.nest.map_structure(spec, tensors(x))
-    concrete = tf.function(function, autograph=False).get_concrete_function(specs)
-    return lambda x: concrete(*tf.nest.flatten(tensors(x)))
+    recurrent = [layer for layer in flatten_layers(model) if isinstance(layer, keras.layers.RNN)]
+    with _REPLACING, contextlib.ExitStack() as restored:
+        for kind, original in CALLS.items():
+            restored.callback(setattr, kind, "call", original)
+            kind.call = replacement(original)
+        restored.callback(tf.config.run_functions_eagerly, tf.config.functions_run_eagerly())
+        tf.config.run_functions_eagerly(True)
+        for layer in recurrent:
+            if any(one in layers for one in flatten_layers(layer)):
+                # A loop of Keras calls the cell once more, on the first step, for the outputs' shapes.
+                restored.callback(setattr, layer, "unroll", layer.unroll)
+                layer.unroll = True
+        try:
+            output = model(x, training=False)
+        except StopModel:
+            output = None
+    if hidden:
+        raise ValueError(
+            f"Layer {hidden[0]!r} is called in a graph, such as tf.vectorized_map makes, where its inputs "
+            "cannot be observed. Use tf.map_fn or a Python loop there."
+        )
+    return output
 
 
 def normalize_by_averages(layer: Any, x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Return the output of `layer` in inference."""
-    return type(layer).call(layer, x, training=False, mask=mask)
+    """Normalise by the averages, as in inference."""
+    original = next(call for kind, call in CALLS.items() if isinstance(layer, kind))
+    return original(layer, x, training=False, mask=mask)
 
 
 def normalize_by_batch(
