@@ -34,15 +34,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_diagnose_prints_json_and_writes_a_figure(folder):
+def test_diagnose_prints_json_writes_a_figure_and_fails_on_request(folder):
     done = tfbn_command(
         *("diagnose", "model.keras", "--data-dir", DATA, "--steps", 0, "--json", "--out", "figure.png"),
+        *("--fail-on", "nan,lag"),
         cwd=folder,
         **OFFLINE,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     content = json.loads(done.stdout)
-    assert content["layers"][0]["start_left"] == 1
+    assert content["layers"][0]["start_left"] == 1 and "lag" in content["codes"]
     assert "after 0 steps" in " ".join(content["findings"])
     assert "normalised by" in done.stderr
     assert (folder / "figure.png").exists()
@@ -95,6 +96,10 @@ BAD = [
     (["recalibrate", "model.keras", "--out", "new.h5"], "must end in .keras"),
     (["recalibrate", "plain.keras", "--out", "new2.keras"], "has no batch normalization layer"),
     (["recalibrate", "model.keras"], "Missing option '--out'"),
+    (
+        ["diagnose", "model.keras", "--fail-on", "lags"],
+        "is not a list of codes: any of nan, data, lag, drift",
+    ),
     (["fold", "plain.keras", "--out", "new2.keras"], "has no batch normalization layer"),
     (["export", "model.keras", "--out", "/proc/nowhere"], "cannot be written"),
     (["export", "model.keras", "--out", "new", "--formats", "tflight"], "tflight"),

@@ -9,6 +9,7 @@ from rich.markup import escape
 import tfbn
 from tfbn.cli.console import loading, stderr_silenced
 from tfbn.cli.options import COUNT, DATA_DIR, JSON, Decorator, ListOf, add_options, example, flag
+from tfbn.diagnosis import CODES
 
 
 def model_and_data(split: str, dataset: str | None) -> Decorator:
@@ -23,6 +24,10 @@ def model_and_data(split: str, dataset: str | None) -> Decorator:
         click.option("--split", default=split, type=splits, help="Part of the data set."),
         DATA_DIR,
     )
+
+
+def _code(text: str) -> str:
+    return CODES[CODES.index(text.strip())]  # A ValueError for another.
 
 
 def _load(
@@ -73,6 +78,12 @@ def _load(
     show_default="those in MODEL's optimizer",
 )
 @click.option("--out", help="PNG file to write a figure to.", show_default="no figure")
+@click.option(
+    "--fail-on",
+    type=ListOf(_code, f"codes: any of {', '.join(CODES)}"),
+    help=f"Findings that make the exit code 1, separated by commas: {', '.join(CODES)}.",
+    show_default="none",
+)
 @JSON
 def diagnose(
     path: str,
@@ -80,9 +91,10 @@ def diagnose(
     split: str,
     data_dir: str | None,
     out: str | None,
+    fail_on: tuple[str, ...] | None,
     as_json: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Check the moving averages of MODEL, a .keras file."""
     console, model, examples = _load(path, dataset, split, data_dir, out, ".png", stderr=as_json)
     with console.status("Running the model"), stderr_silenced():
@@ -94,6 +106,7 @@ def diagnose(
         console.print(f"\nSaved the figure as {out}", soft_wrap=True)
     if as_json:
         print(diagnosis.to_json())
+    return int(bool(set(fail_on or ()) & set(diagnosis.codes)))
 
 
 @click.command(epilog=example("tfbn recalibrate model.keras --out recalibrated.keras"))
@@ -102,6 +115,7 @@ def diagnose(
 @click.option("--batch-size", default=256, type=COUNT, help="Examples in a batch.")
 @flag("--unbiased", help="Apply Bessel's correction to the variances.")
 @flag("--one-pass", help="Read the data once, while all layers normalise by the batch.")
+@flag("--force", help="Accept statistics by which far fewer predictions are right.")
 def recalibrate(
     path: str, dataset: str, split: str, data_dir: str | None, out: str, **options: Any
 ) -> None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfbn import plots
 from tfbn.data.adapters import batch_reader
+from tfbn.diagnosis import findings
 from tfbn.diagnosis.recalibrate import Population, recalibrate
 from tfbn.diagnosis.scores import scores
 from tfbn.foundation.arguments import integer
@@ -19,17 +20,6 @@ from tfbn.foundation.provenance import versions
 from tfbn.foundation.tables import text_table
 from tfbn.layers import inspection
 
-MEAN_ERROR_LIMIT = 0.25  # standard deviations
-VARIANCE_FACTOR_LIMIT = 1.5  # either way
-START_LEFT_LIMIT = 0.01  # the share of its initial value that an average may still hold
-NOISE_LIMIT = 0.5  # standard deviations
-ACCURACY_LOSS_LIMIT = 0.01
-CHANNEL_FAULTS = {
-    "dead": "are never positive ahead of a ReLU: dead. Lower the learning rate, or look at gamma and beta.",
-    "saturated": "are beyond ±4 almost always: saturated. Look at gamma and beta.",
-    "near_epsilon": "have a variance near epsilon, which then sets their scale. Remove constant inputs, or "
-    "lower epsilon.",
-}
 SATURATED_OUTPUT = 4.0  # sigmoid and tanh are flat beyond
 SATURATED_SHARE = 0.95  # of the outputs of a saturated channel that are beyond
 NEAR_EPSILON = 10  # times epsilon: a variance below that is near it
@@ -63,14 +53,19 @@ class Diagnosis:
         ways: for each of "moving", "batch", "recalibrated" and "single" a dict of loss, accuracy (a
             fraction) and flips (the share of predictions that differ from those under moving averages);
             None where there are no labels, or they are not classes.
-        findings: sentences: what is wrong and what to do.
+        findings: sentences: what is wrong and what to do, the worst first.
         about: examples, batch_size and versions.
+        codes: the code of each finding, none without a fault: "nan" (weights or the loss are not finite),
+            "data" (the data do not look like those of the training), "lag", "drift" (the averages are not
+            those of the data), "better", "worse" or "equal" (accuracy after recalibration), "dead",
+            "saturated", "epsilon" and "noise".
     """
 
     layers: list[dict[str, Any]] = field(repr=False)
     ways: dict[str, dict[str, float | None]]
     findings: list[str]
     about: dict[str, Any] = field(repr=False)
+    codes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
         """Return the layers, the scores and the findings as text."""
@@ -90,7 +85,8 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the diagnosis as a dict of lists and numbers."""
-        return {**self.about, "findings": self.findings, "ways": self.ways, "layers": self.layers}
+        content = {"findings": self.findings, "codes": self.codes, "ways": self.ways, "layers": self.layers}
+        return {**self.about, **content}
 
     def to_json(self) -> str:
         """Return `to_dict` as JSON."""
@@ -141,11 +137,12 @@ def diagnose(
         recalibrate(model, data, batch_size, force=True)
         recalibrated = [variable.numpy() for layer in layers for variable in layer.variables]
         model.set_weights(saved)
-        ways, examples, largest = scores(model, layers, read, recalibrated, loss)
+        ways, classes, examples, largest = scores(model, layers, read, recalibrated, loss)
     finally:
         model.set_weights(saved)
+    found = findings.find(model, rows, ways, classes)
     about = {"examples": examples, "batch_size": largest, "versions": versions()}
-    return Diagnosis(rows, ways, _findings(rows, ways), about)
+    return Diagnosis(rows, ways, [text for _, text in found], about, [code for code, _ in found if code])
 
 
 def _layer_rows(model, layers, read, steps):
@@ -212,62 +209,6 @@ def _steps(model, layer):
         return int(layer.count.numpy().max())
     optimizer = getattr(model, "optimizer", None)
     return int(optimizer.iterations) or None if optimizer is not None else None
-
-
-def _findings(rows, ways):
-    """Return what is wrong in sentences, the worst first: what, why, and what to do."""
-    pairs = [pair for row in rows for pair in _layer_findings(row)]
-    findings = [sentence for _, sentence in sorted(pairs, key=lambda pair: -pair[0])]
-    moving, batch, recalibrated = (ways[name]["accuracy"] for name in ("moving", "batch", "recalibrated"))
-    if moving is not None:
-        accuracies = f"Accuracy is {moving:.4f} in use and {recalibrated:.4f} with recalibrated statistics"
-        if recalibrated - moving > ACCURACY_LOSS_LIMIT:
-            reason = f"({batch:.4f} with those of batches): the moving averages are to blame."
-            findings.insert(0, f"{accuracies} {reason}")
-        elif findings:
-            findings.append(f"{accuracies}: it makes little difference on these data.")
-    return findings or ["No fault found: the moving averages are those of the data."]
-
-
-def _layer_findings(row):
-    """Yield pairs of severity and sentence."""
-    mean_error = max(row["mean_error"])
-    factor = max(max(ratio, 1 / ratio) if ratio > 0 else np.inf for ratio in row["variance_ratio"])
-    if mean_error > MEAN_ERROR_LIMIT or factor > VARIANCE_FACTOR_LIMIT:
-        prevention = ", or train with a lower momentum, or tfbn's debias=True" if _lags(row) else ""
-        yield (
-            max(mean_error, factor),
-            f"{row['name']}: the moving mean is up to {mean_error:.1f} standard deviations off, the "
-            f"variance by up to a factor of {factor:.1f}. {_reason(row)} Recalibrate{prevention}.",
-        )
-    else:  # The layer's outputs are by statistics that are right.
-        for key, fault in CHANNEL_FAULTS.items():
-            if row[key]:
-                yield 0, f"{row['name']}: {row[key]} of {row['channels']} channels {fault}"
-    if row["noise"] > NOISE_LIMIT:
-        scatter = f"the means of batches scatter by {row['noise']:.1f} standard deviations"
-        yield 0, f"{row['name']}: {scatter}. Train with larger or better mixed batches."
-
-
-def _reason(row):
-    momentum = row["momentum"]
-    if _lags(row):
-        return (
-            f"The averages lag: after {row['steps']:,} steps at a momentum of {momentum:g} they "
-            f"still hold {row['start_left']:.0%} of their start."
-        )
-    if row["start_left"] is not None or momentum is None or row["steps"] is not None:
-        return "These are not the data, or not the weights, that the averages were taken with."
-    if not 0 < momentum < 1:
-        return "The averages do not follow the data."
-    return (
-        f"At a momentum of {momentum:g} an average forgets its start in some "
-        f"{np.log(START_LEFT_LIMIT) / np.log(momentum):.0f} steps: after fewer it lags."
-    )
-
-
-def _lags(row):
-    return row["start_left"] is not None and row["start_left"] > START_LEFT_LIMIT
 
 
 def _layer_table(diagnosis):

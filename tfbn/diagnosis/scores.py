@@ -23,14 +23,14 @@ def scores(
     read: Callable[[], Iterator],
     recalibrated: Sequence[np.ndarray],
     loss: Callable | None,
-) -> tuple[dict[str, dict[str, float | None]], int, int]:
+) -> tuple[dict[str, dict[str, float | None]], set[int], int, int]:
     """Score a model in each of WAYS, in one pass over the batches ``(x, y)`` that `read` iterates over.
 
     `recalibrated` has arrays for the variables of `layers`. Return a dict of SCORES for each way, with None
-    for one that is not defined; the number of examples; and that of the largest batch. Without a `loss`,
-    labels that are not classes are a ValueError.
+    for one that is not defined; the classes among the labels; the number of examples; and that of the
+    largest batch. Without a `loss`, labels that are not classes are a ValueError.
     """
-    is_logits = None
+    is_logits, found_classes = None, set()
     sums: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     sizes = []
     for outputs, y, size in _batch_outputs(model, layers, read, recalibrated):
@@ -40,6 +40,8 @@ def scores(
         outputs = {way: np.asarray(output, "float32") for way, output in outputs.items()}
         if is_logits is None:
             is_logits = not inspection.gives_probabilities(model, outputs["moving"])
+        classes = None if y is None else _classes(np.asarray(y), outputs["moving"].shape[-1])
+        found_classes.update([] if classes is None else np.unique(classes).tolist())
         for way, output in outputs.items():
             for key, value in _score(output, outputs["moving"], y, loss, is_logits).items():
                 sums[way][key] = sums[way].get(key, 0.0) + value * size
@@ -48,7 +50,7 @@ def scores(
         way: {key: way_sums[key] / total if key in way_sums else None for key in SCORES}
         for way, way_sums in sums.items()
     }
-    return means, total, max(sizes)
+    return means, found_classes, total, max(sizes)
 
 
 def _batch_outputs(model, layers, read, recalibrated):
