@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,7 +31,7 @@ def scores(
     for one that is not defined; the classes among the labels; the number of examples; and that of the
     largest batch. Without a `loss`, labels that are not classes are a ValueError.
     """
-    is_logits, found_classes = None, set()
+    is_logits, found_classes = None, set[int]()
     sums: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     sizes = []
     for outputs, y, size in _batch_outputs(model, layers, read, recalibrated):
@@ -72,7 +73,9 @@ def right_predictions(model: keras.Model, read: Callable[[], Iterator]) -> np.nd
     """Return for each example whether the predicted class is the label; None if labels are not classes."""
     is_logits, right = None, []
     for x, y in read():
-        output = None if y is None else model.predict_on_batch(x)
+        if y is None:
+            return None
+        output: Any = model.predict_on_batch(x)
         if getattr(output, "ndim", 0) != 2:
             return None
         if is_logits is None:
