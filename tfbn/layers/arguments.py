@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbn.foundation.arguments import integer, number
+from tfbn.foundation.arguments import integer, number, scalar
 from tfbn.layers.functional import DEFAULT_CLIPPING
 
 SINGLE_VALUE_CHOICES = ("normalize", "warn", "moving", "raise")
@@ -28,6 +28,8 @@ CONTRADICTIONS = [
 
 def check_axis(axis: Any) -> int | list[int]:
     """Return an integer, or a list of different integers."""
+    if hasattr(axis, "tolist"):
+        axis = axis.tolist()
     if not isinstance(axis, (list, tuple)):
         return integer("axis", axis)
     axes = [integer("axis", one) for one in axis]
@@ -45,7 +47,7 @@ def check_momentum(name: str, value: Any) -> float:
             f"`{name}` must be within [0, 1]: the share of the average that an update keeps. "
             f"Received: {name}={value!r}. (PyTorch's momentum m is 1 - m here.)"
         )
-    return float(value)
+    return number(name, value)
 
 
 def check_renorm_clipping(renorm: bool, clipping: Any) -> Any:
@@ -55,7 +57,7 @@ def check_renorm_clipping(renorm: bool, clipping: Any) -> Any:
     # Keras' own tests, which the layer passes, expect these messages.
     if clipping is not None and not isinstance(clipping, dict):
         raise TypeError(f"`renorm_clipping` must be a dict. Received: renorm_clipping={clipping!r}.")
-    bounds = {name: bound for name, bound in (clipping or {}).items() if bound is not None}
+    bounds = {name: scalar(bound) for name, bound in (clipping or {}).items() if bound is not None}
     if unknown := sorted(bounds.keys() - DEFAULT_CLIPPING):
         raise ValueError(
             f"Received invalid keys for `renorm_clipping`: {unknown}. Allowed: {list(DEFAULT_CLIPPING)}."

@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from tfbn.foundation.arguments import choice, flag, integer, positive_number
 from tfbn.keras_internals import under_xla
-from tfbn.layers import arguments, averages
-from tfbn.layers.functional import batch_normalize, broadcast, normalize, renorm_corrections
+from tfbn.layers import arguments, averages, functional
 from tfbn.layers.moments import broadcast_mask, ghost_batches, moments
 
 
@@ -209,7 +208,9 @@ class BatchNormalization(keras.layers.Layer):
         self, inputs: tf.Tensor, training: bool | tf.Tensor | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Normalise `inputs`; the class explains the arguments."""
-        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        if isinstance(inputs, tf.RaggedTensor):
+            return self._call_on_values(inputs, training, mask)
+        x = self._known_channels(tf.cast(inputs, functional.computed_dtype(inputs, self)))
         if isinstance(training, keras.Variable):
             training = training.value
         if tf.is_tensor(training) and not tf.executing_eagerly():
@@ -219,10 +220,32 @@ class BatchNormalization(keras.layers.Layer):
             y = self._train(x, mask) if training and self.trainable else self._infer(x, mask)
         return tf.cast(y, self.compute_dtype)
 
+    def _call_on_values(self, ragged, training, mask):
+        """Normalise the values of a ragged tensor, whose rows all count alike in the moments."""
+        axes = self.input_spec.axes
+        if mask is not None or self.virtual_batch_size or min(axes) <= ragged.ragged_rank:
+            raise ValueError(
+                f"{self.name} takes a ragged tensor without mask and virtual_batch_size, and with a fixed "
+                f"number of channels. Received: shape={ragged.shape}, axis={self.axis}, mask={mask}, "
+                f"virtual_batch_size={self.virtual_batch_size}. Use its `to_tensor()` and a mask."
+            )
+        values = ragged.flat_values
+        shape = tf.shape(values)
+        row = tf.concat([shape[:1], [1] * ragged.ragged_rank, shape[1:]], 0)
+        y = self.call(tf.reshape(values, row), training)
+        return ragged.with_flat_values(tf.reshape(y, shape))
+
+    def _known_channels(self, x):
+        """Give `x` the layer's own numbers of channels where tracing does not know them."""
+        spec = self.input_spec
+        if x.shape.rank is not None and all(x.shape[axis] is not None for axis in spec.axes):
+            return x
+        return tf.ensure_shape(x, [spec.axes.get(axis) for axis in range(spec.ndim)])
+
     def _infer(self, x, mask):
         if self.test_local_stats:
             return self._normalize_by_batch(x, broadcast_mask(mask, x), update=False)
-        return normalize(x, *self._moving_moments(x), *self._gamma_and_beta(x), self.epsilon)
+        return functional.normalize(x, *self._moving_moments(x), *self._gamma_and_beta(x), self.epsilon)
 
     def _train(self, x, mask):
         mask, size = broadcast_mask(mask, x), self.virtual_batch_size
@@ -255,11 +278,15 @@ class BatchNormalization(keras.layers.Layer):
             renorm_mean = self._broadcast(self.renorm_mean, x)
             # Early in training, or for a constant channel, the average could be near zero.
             renorm_stddev = tf.maximum(self._broadcast(self.renorm_stddev, x), self.epsilon**0.5)
-            r, d = renorm_corrections(batch.mean, stddev, renorm_mean, renorm_stddev, self.renorm_clipping)
+            r, d = functional.renorm_corrections(
+                batch.mean, stddev, renorm_mean, renorm_stddev, self.renorm_clipping
+            )
             gamma, beta = gamma * r, gamma * d + beta
         if update:
             averages.update(self, batch)
-        return batch_normalize(x, batch, gamma, beta, self.epsilon, axes, mask, self.synchronized)
+        return functional.batch_normalize(
+            x, batch, gamma, beta, self.epsilon, axes, mask, self.synchronized
+        )
 
     def _replace_single_values(self, batch, x, mask):
         """Put the moving averages in place of the moments of channels with one value or none."""
@@ -301,7 +328,7 @@ class BatchNormalization(keras.layers.Layer):
     def _broadcast(self, weight, x):
         # Counted from the last, the channels' axes are the same in ghost batches.
         ndim, axes = self.input_spec.ndim, self.input_spec.axes
-        return broadcast(weight, x, {axis - ndim: length for axis, length in axes.items()})
+        return functional.broadcast(weight, x, {axis - ndim: length for axis, length in axes.items()})
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
         """Return `input_shape`, once it fits `axis`."""
@@ -312,4 +339,13 @@ class BatchNormalization(keras.layers.Layer):
         """Return all arguments, for `from_config` and .keras files."""
         parameters = inspect.signature(BatchNormalization.__init__).parameters
         values = {name: getattr(self, name) for name in parameters if name not in ("self", "kwargs")}
-        return {**super().get_config(), **keras.saving.serialize_keras_object(values)}
+        config = {**super().get_config(), **keras.saving.serialize_keras_object(values)}
+        # Keras drops an `axis` of several where it loads an .h5 file.
+        return config | ({"axes": self.axis} if isinstance(self.axis, list) else {})
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "BatchNormalization":
+        """Create a layer by what `get_config` returned."""
+        config = dict(config)
+        axes = config.pop("axes", None)
+        return super().from_config(config | ({"axis": axes} if axes else {}))

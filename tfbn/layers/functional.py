@@ -1,8 +1,10 @@
-"""Normalising tensors by statistics, which `tfbn.layers.moments` takes: no Keras, no variables."""
+"""Normalising tensors by statistics, which `tfbn.layers.moments` takes: no variables."""
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfbn.layers import kernels
@@ -150,6 +152,13 @@ def _scale_and_shift(x, mean, variance, gamma, beta, epsilon):
     return x * scale + (beta - mean * scale)
 
 
+def computed_dtype(inputs: tf.Tensor, layer: Any) -> str:
+    """Return the dtype in which `layer` computes for `inputs`: their own, but float32 or wider."""
+    # Integers as wide as float32 cannot hold are right in a layer of float64.
+    dtype = inputs.dtype if inputs.dtype.is_floating else layer.compute_dtype
+    return keras.backend.result_type(dtype, "float32")
+
+
 def broadcast(weight: tf.Tensor, x: tf.Tensor, channels: Mapping[int, int]) -> tf.Tensor:
     """Return a weight as ``[1, ..., C, ..., 1]``, in the rank and dtype of `x`, by its axes' lengths."""
     shape = [1] * x.shape.rank
@@ -177,7 +186,9 @@ def renorm_corrections(
     >>> float(r), float(d)
     (2.0, 1.5)
     """
-    rmax, rmin, dmax = (clipping.get(name, default) for name, default in DEFAULT_CLIPPING.items())
+    # Finite, or `tf.debugging.enable_check_numerics` would raise.
+    bounds = (clipping.get(name, default) for name, default in DEFAULT_CLIPPING.items())
+    rmax, rmin, dmax = (min(bound, mean.dtype.max) for bound in bounds)
     r = tf.clip_by_value(stddev / renorm_stddev, rmin, rmax)
     d = tf.clip_by_value((mean - renorm_mean) / renorm_stddev, -dmax, dmax)
     return tf.stop_gradient(r), tf.stop_gradient(d)

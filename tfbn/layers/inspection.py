@@ -112,7 +112,7 @@ def run_replaced(model: keras.Model, layers: Sequence, x: Any, call: Callable) -
             if not tf.executing_eagerly():
                 hidden.append(layer.name)
                 raise StopModel
-            x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+            x = tf.cast(inputs, functional.computed_dtype(inputs, layer))
             return tf.cast(call(layer, x, mask), layer.compute_dtype)
 
         return run

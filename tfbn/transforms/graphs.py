@@ -171,9 +171,14 @@ def _copy_state(layer, twin):
             with tempfile.TemporaryDirectory() as folder:
                 old.save_assets(folder)
                 new.load_assets(folder)
-    # The state of random numbers is not among them.
-    for old, new in zip(layer.variables, twin.variables, strict=True):
+    # The state of random numbers is not among them. (A quantized layer has its weights in another order.)
+    for old, new in zip(_other_variables(layer), _other_variables(twin), strict=True):
         new.assign(old)
+
+
+def _other_variables(layer):
+    weights = {id(weight) for weight in layer.weights}
+    return [variable for variable in layer.variables if id(variable) not in weights]
 
 
 def _bypass(norm, gives_output):
