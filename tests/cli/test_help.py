@@ -46,7 +46,7 @@ def test_help_names_the_defaults_in_force():
     assert "Learning rate of the optimizer. [default: 0.01; x>=0]" in compare
     assert "Learning rate of the optimizer. [default: (the recipe's); x>=0]" in run
     assert "Fold batch norm layers first. [default: fold]" in export
-    assert recalibrate.count("[default: (off)]") == 3
+    assert recalibrate.count("[default: (off)]") == 4
 
 
 @pytest.mark.parametrize("columns", [80, 100])

@@ -50,28 +50,36 @@ def test_diagnose_prints_json_writes_a_figure_and_fails_on_request(folder):
 
 
 def test_recalibrate_writes_exact_averages_and_fold_keeps_the_outputs(folder):
-    options = ("--data-dir", DATA, "--split", "test", "--out", "new.keras")
+    options = ("--data-dir", DATA, "--split", "test", "--out", "new.keras", "--json")
     done = tfbn_command("recalibrate", "model.keras", *options, cwd=folder, **OFFLINE)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "Saved new.keras"
+    assert done.stderr.splitlines()[-1] == "Saved new.keras"
+    assert json.loads(done.stdout)["out"] == "new.keras"
     new = keras.models.load_model(folder / "new.keras")
     x = tfbn.data.load(data_dir=DATA).test.x if DATA != "nothing" else tfbn.data.sample().test.x
     inputs = x.astype("float64") @ new.layers[1].kernel.numpy() + new.layers[1].bias.numpy()
     np.testing.assert_allclose(inspection.find_batchnorms(new)[0].moving_variance, inputs.var(0), rtol=1e-5)
 
-    done = tfbn_command("fold", "new.keras", "--out", "folded.keras", cwd=folder)
+    done = tfbn_command(
+        "fold", "new.keras", "--out", "folded.keras", "--tolerance", "1e-4", "--json", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert len(content["folded"]) == 1 and content["difference"] < content["tolerance"] == 1e-4
     folded = keras.models.load_model(folder / "folded.keras")
     assert not [layer for layer in folded.layers if isinstance(layer, tfbn.BatchNormalization)]
     np.testing.assert_allclose(folded(x[:9]), new(x[:9]), rtol=1e-4, atol=1e-5)
 
 
 def test_export_writes_a_savedmodel(folder):
-    done = tfbn_command("export", "model.keras", "--out", "served", cwd=folder)
+    options = ("--out", "served", "--tolerance", "1e-4", "--json")
+    done = tfbn_command("export", "model.keras", *options, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "served" / "savedmodel" / "saved_model.pb").exists()
-    assert json.loads((folder / "served" / "export.json").read_text())["rows"]
-    assert done.stdout.splitlines()[-1] == "Saved in served"
+    content = json.loads(done.stdout)
+    assert json.loads((folder / "served" / "export.json").read_text())["rows"] == content["rows"]
+    assert content["rows"][-1]["tolerance"] == 1e-4
+    assert done.stderr.splitlines()[-1] == "Saved in served"
 
 
 def test_export_loads_the_classes_that_tfbn_registers(tmp_path):

@@ -49,3 +49,23 @@ def test_output_captured_keeps_prints_logs_and_warnings(capfd):
         assert capfd.readouterr().err.startswith("again") and heard.getvalue() == "back\n"
     finally:
         logging.getLogger().removeHandler(handler)
+
+
+def test_output_captured_leaves_loggers_as_they_were(capfd):
+    """Whoever logs first in there would get a handler on a stream that is closed later."""
+    own = logging.getLogger("of the caller")
+    handlers, level = logging.root.handlers[:], own.level
+    logging.root.handlers[:] = []
+    try:
+        with output_captured():
+            logging.basicConfig(level="DEBUG")
+            own.setLevel("ERROR")
+            made = logging.getLogger("made while captured")
+            made.addHandler(logging.StreamHandler())
+        assert logging.root.handlers == made.handlers == []
+        assert own.level == level and logging.root.level == logging.WARNING
+        own.warning("shows")
+        made.warning("shows, too")
+    finally:
+        logging.root.handlers[:] = handlers
+    assert capfd.readouterr().err == "shows\nshows, too\n"

@@ -10,6 +10,17 @@ import tfbn
 from tfbn.cli.console import loading, stderr_silenced
 from tfbn.cli.options import COUNT, DATA_DIR, JSON, Decorator, ListOf, add_options, example, flag
 from tfbn.diagnosis import CODES
+from tfbn.foundation.files import to_json
+
+
+def tolerance(default: str) -> Decorator:
+    """Return the option --tolerance."""
+    return click.option(
+        "--tolerance",
+        type=click.FloatRange(0, min_open=True),
+        help="Largest difference of an output allowed, as a share of the largest output.",
+        show_default=default,
+    )
 
 
 def model_and_data(split: str, dataset: str | None) -> Decorator:
@@ -116,11 +127,12 @@ def diagnose(
 @flag("--unbiased", help="Apply Bessel's correction to the variances.")
 @flag("--one-pass", help="Read the data once, while all layers normalise by the batch.")
 @flag("--force", help="Accept statistics by which far fewer predictions are right.")
+@JSON
 def recalibrate(
-    path: str, dataset: str, split: str, data_dir: str | None, out: str, **options: Any
+    path: str, dataset: str, split: str, data_dir: str | None, out: str, as_json: bool, **options: Any
 ) -> None:
     """Give MODEL, a .keras file, exact statistics of the data."""
-    console, model, examples = _load(path, dataset, split, data_dir, out)
+    console, model, examples = _load(path, dataset, split, data_dir, out, stderr=as_json)
     with console.status("Running the model") as status, stderr_silenced():
         from tfbn.serving import keras_files
 
@@ -129,21 +141,35 @@ def recalibrate(
 
         keras_files.save(tfbn.recalibrate(model, examples, on_batch=show, **options), out)
     console.print(f"Saved {out}", soft_wrap=True)
+    if as_json:
+        print(to_json({"out": out, "examples": len(examples.y)} | options))
 
 
 @click.command(epilog=example("tfbn fold recalibrated.keras --out folded.keras"))
 @model_and_data("test", None)
 @click.option("--out", required=True, help=".keras file to write.")
-def fold(path: str, dataset: str | None, split: str, data_dir: str | None, out: str) -> None:
+@tolerance("1e-5; more in half precision")
+@JSON
+def fold(
+    path: str,
+    dataset: str | None,
+    split: str,
+    data_dir: str | None,
+    out: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Fold batch norm of MODEL, a .keras file, into other layers."""
-    console, model, examples = _load(path, dataset, split, data_dir, out)
+    console, model, examples = _load(path, dataset, split, data_dir, out, stderr=as_json)
     with console.status("Folding"), stderr_silenced():
         from tfbn.serving import keras_files
 
-        folded = tfbn.fold(model, examples and examples.x)
+        folded = tfbn.fold(model, examples and examples.x, **options)
         keras_files.save(folded, out)
     console.print(folded.folding.table())
     console.print(f"Saved {out}", soft_wrap=True)
+    if as_json:
+        print(to_json({"out": out} | vars(folded.folding)))
 
 
 @click.command(epilog=example("tfbn export recalibrated.keras --out served --formats savedmodel,onnx"))
@@ -157,14 +183,26 @@ def fold(path: str, dataset: str | None, split: str, data_dir: str | None, out: 
 )
 @click.option("--fold/--no-fold", default=True, help="Fold batch norm layers first.")
 @flag("--images", help="Add a signature from uint8 images to probabilities.")
+@tolerance("1e-5")
+@JSON
 def export(
-    path: str, dataset: str | None, split: str, data_dir: str | None, out: str, **options: Any
+    path: str,
+    dataset: str | None,
+    split: str,
+    data_dir: str | None,
+    out: str,
+    as_json: bool,
+    tolerance: float | None,
+    **options: Any,
 ) -> None:
     """Export MODEL, a .keras file, and prove the outputs equal."""
-    console, model, examples = _load(path, dataset, split, data_dir, needs_batchnorm=False)
+    options |= {} if tolerance is None else {"tolerance": tolerance}
+    console, model, examples = _load(path, dataset, split, data_dir, needs_batchnorm=False, stderr=as_json)
     with console.status("Exporting") as status, stderr_silenced():
         result = tfbn.export(
             model, out, data=examples, on_format=lambda name: status.update(f"Exporting {name}"), **options
         )
     console.print(result.table())
     console.print(f"Saved in {out}", soft_wrap=True)
+    if as_json:
+        print(to_json({"out": out, "rows": result.rows} | result.about))

@@ -48,6 +48,7 @@ def output_captured() -> Iterator[Callable[[], str]]:
             log.seek(0)
             return log.read().strip()[-LONGEST_OUTPUT:]
 
+        stack.enter_context(_loggers_restored())
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.WARNING)
         stack.enter_context(warnings.catch_warnings())
@@ -56,6 +57,28 @@ def output_captured() -> Iterator[Callable[[], str]]:
         stack.enter_context(contextlib.redirect_stdout(log))
         stack.enter_context(contextlib.redirect_stderr(log))
         yield end
+
+
+@contextlib.contextmanager
+def _loggers_restored() -> Iterator[None]:
+    """Undo what happens to loggers: a handler made in between would keep a stream that is closed later."""
+    before = {name: (logger.level, logger.propagate, logger.handlers[:]) for name, logger in _loggers()}
+    try:
+        yield
+    finally:
+        for name, logger in _loggers():
+            level, propagate, handlers = before.get(name, (logger.level, logger.propagate, []))
+            logger.setLevel(level)
+            logger.propagate = propagate
+            logger.handlers[:] = handlers
+
+
+def _loggers() -> list[tuple[str, logging.Logger]]:
+    loggers: list[tuple[str, logging.Logger]] = [("root", logging.root)]
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger):  # It may be the placeholder of one.
+            loggers.append((name, logger))
+    return loggers
 
 
 @contextlib.contextmanager

@@ -74,8 +74,9 @@ def export(
     CPU, with each runtime's default threads. The folder appears only if every comparison is within
     `tolerance`, with the result in export.json. Otherwise, or after an interrupt, nothing is left.
 
-    A SavedModel is called as ``tf.saved_model.load(path + "/savedmodel").serve(x)``, or by its signature
-    "serving_default" with an input `inputs`. The batch size is free in all formats, as are other sizes that
+    A SavedModel is called by ``loaded = tf.saved_model.load(path + "/savedmodel")``, then
+    ``loaded.serve(x)`` (in one expression the loaded object would be gone before the call), or by its
+    signature "serving_default" with an input `inputs`. The batch size is free in all formats, as are other sizes that
     the model leaves free (in LiteRT by `resize_tensor_input`). Inputs of floats are float32, also in half
     precision; outputs are as the model gives them. LiteRT does not run Keras' half precision, nor ONNX
     Runtime its bfloat16, and neither runs every operation.
@@ -169,7 +170,7 @@ def _check_formats(formats, images):
 
 def _convert(name, model, proof, file):
     """Write `model` to `file` in the format `name`; an error ends with what the converter printed."""
-    tf.get_logger()  # Made later, it would keep the stream that stands in while output is captured.
+    tf.get_logger()  # Made in there, it would lose its handler at the end.
     with output_captured() as printed:
         try:
             if name != "savedmodel":
