@@ -65,10 +65,11 @@ class BatchNormalization(keras.layers.Layer):
             start from zero and are read as ``average / (1 - momentum**updates)``. The stored weights stay
             plain averages. Adds the weight `count`, the updates. Default False: after 100 updates at 0.99
             the initial value still makes up 37 %.
-        virtual_batch_size: the examples of a ghost batch. In training each ghost batch is normalised by its
-            own moments; the last one has the remaining examples. The averages move once a batch, towards
-            the means of the ghost batches' moments, weighted by count. (Hoffer et al. 2017 update them once
-            a ghost batch.) Default None: the whole batch.
+        virtual_batch_size: the examples of a ghost batch: consecutive ones (Keras 2 took every n-th). In
+            training each ghost batch is normalised by its own moments; the last one has the remaining
+            examples. The averages move once a batch, towards the means of the ghost batches' moments,
+            weighted by count. (Hoffer et al. 2017 update them once a ghost batch.) Default None: the whole
+            batch.
         test_local_stats: whether inference, too, normalises by the moments of the batch, as in Haiku and
             Sonnet. The averages are still updated in training. Default False.
         single_value: what to do with a batch of one value a channel. Its variance is 0 and its output
@@ -80,7 +81,7 @@ class BatchNormalization(keras.layers.Layer):
 
     Call arguments:
         inputs: tensor ``[N, ..., C]``, the channels at `axis`. float16 and bfloat16 are computed, and their
-            statistics kept, in float32.
+            statistics kept, in float32. A ragged tensor counts by its values, without a mask.
         training: bool, boolean tensor or None. Default None: that of the calling model. A tensor does not
             work within a `tf.distribute` strategy, since replicas cannot meet in a branch.
         mask: boolean tensor; where it is false, values do not count in the moments. Its axes are the first
@@ -89,7 +90,7 @@ class BatchNormalization(keras.layers.Layer):
 
     Shapes:
         ``[N, ..., C] -> [N, ..., C]``; all weights are ``[C]``, or have the lengths of several axes in
-        their order in `inputs`.
+        their order in `inputs`: ``[4, 3]``, where Keras 2 had ``[1, 4, 3]``.
 
     Raises:
         ValueError: an argument is outside its range, or contradicts another; the input has no axis `axis`,
@@ -100,7 +101,11 @@ class BatchNormalization(keras.layers.Layer):
     every batch, k times a step: ``momentum ** (1 / k)`` keeps as much a step as `momentum` without it. With
     averaged weights (``use_ema=True``) the averages are those of the weights before averaging. Call
     `reset_statistics` once the weights are final, then the model with ``training=True`` on batches of
-    training data; with ``momentum=None`` or ``debias=True`` a few are enough.
+    training data; with ``momentum=None`` or ``debias=True`` a few are enough. Where a block is computed
+    again for its gradient (`keras.remat`), the averages move twice, as those of Keras' layer do.
+
+    Derivatives up to third order are right, in reverse and forward mode and combined. TensorFlow itself
+    gives None, or leaves terms out, for reverse over forward mode through a `tf.function`: put both in it.
 
     >>> layer = BatchNormalization(momentum=0.5)
     >>> x = tf.constant([[1.0], [3.0]])

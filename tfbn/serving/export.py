@@ -76,10 +76,10 @@ def export(
 
     A SavedModel is called by ``loaded = tf.saved_model.load(path + "/savedmodel")``, then
     ``loaded.serve(x)`` (in one expression the loaded object would be gone before the call), or by its
-    signature "serving_default" with an input `inputs`. The batch size is free in all formats, as are other sizes that
-    the model leaves free (in LiteRT by `resize_tensor_input`). Inputs of floats are float32, also in half
-    precision; outputs are as the model gives them. LiteRT does not run Keras' half precision, nor ONNX
-    Runtime its bfloat16, and neither runs every operation.
+    signature "serving_default" with an input `inputs`. The batch size is free in all formats, as are other
+    sizes that the model leaves free (in LiteRT by `resize_tensor_input`). Inputs of floats are float32,
+    also in half precision; outputs are as the model gives them. LiteRT does not run Keras' half precision,
+    nor ONNX Runtime its bfloat16, and neither runs every operation.
 
     Args:
         model: a built model of one input and one output tensor.
