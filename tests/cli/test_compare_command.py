@@ -68,6 +68,14 @@ def test_compare_prints_a_line_per_epoch_a_table_and_the_folder(sample_run):
     assert lines[-1] == str(folder / "run")
 
 
+def test_compare_exits_with_1_and_names_no_models_where_all_runs_diverged(tmp_path):
+    options = ("--learning-rate", "1e38", "--optimizer", "sgd", "--seeds", 1, "--data-dir", "nothing")
+    done = tfbn_command("compare", "--quick", *options, "--out", "run", cwd=tmp_path, **OFFLINE)
+    assert done.returncode == 1, done.stderr
+    assert "There are no models: all runs diverged." in done.stdout.splitlines()[-1]
+    assert (tmp_path / "run" / "results.json").exists()
+
+
 def test_compare_rejects_a_folder_that_holds_results(sample_run, monkeypatch, capfd):
     folder, _ = sample_run
     before = sorted(folder.rglob("*"))

@@ -150,6 +150,9 @@ class Experiment:
             return exit_code()
         if (state / "about.json").exists():  # Else the folder holds something else.
             shutil.rmtree(state, ignore_errors=True)
+        if not result.test:
+            self.console.print("There are no models: all runs diverged. Choose a lower --learning-rate.")
+            return 1
         return 0
 
     def _save(self, result: Comparison, folder: str) -> None:
