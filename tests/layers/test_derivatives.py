@@ -2,10 +2,11 @@
 
 Along fixed random directions u, v and w: the derivative of a loss by u, by u and v, and by u, v and w,
 where u moves one variable alone and v and w all of them. The ways to a second derivative are forward over
-reverse, reverse over forward and reverse over reverse.
+reverse, reverse over forward and reverse over reverse. TFBN_ALL_DERIVATIVES=1 runs all ranks in all ways.
 """
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -191,7 +192,12 @@ def case(mode, rank):
     return Case(mode, SHAPES[rank])
 
 
+ALL = "TFBN_ALL_DERIVATIVES" in os.environ
 RANKS = [(mode, rank) for mode in MODES for rank in SHAPES]
+IMAGES = [(mode, rank) for mode, rank in RANKS if rank == 4 or ALL]
+COMPILED = [
+    pair for pair in IMAGES if pair[0] in ("training", "inference", "ghosts with a remainder") or ALL
+]
 
 
 @pytest.mark.parametrize(("mode", "rank"), RANKS)
@@ -201,29 +207,91 @@ def test_derivatives_equal_differences_eagerly(mode, rank):
     assert_derivatives(derivatives(this, layer, layer, ORDERS), this.expected)
 
 
-@pytest.mark.parametrize(("mode", "rank"), RANKS)
-def test_derivatives_equal_differences_in_a_graph(mode, rank):
+def check_within_a_function(mode, rank, jit_compile):
     this = case(mode, rank)
     layer = this.layer()
-    run = tf.function(lambda: derivatives(this, layer, layer, ORDERS), autograph=False)
+    run = tf.function(
+        lambda: derivatives(this, layer, layer, ORDERS), autograph=False, jit_compile=jit_compile
+    )
     assert_derivatives(run(), this.expected)
 
 
-@pytest.mark.parametrize(("mode", "rank"), [pair for pair in RANKS if pair[1] in (2, 4)])
-def test_derivatives_equal_differences_under_xla(mode, rank):
+def check_through_a_function(mode, rank, jit_compile):
     this = case(mode, rank)
-    layer = this.layer()
-    run = tf.function(lambda: derivatives(this, layer, layer, ORDERS), autograph=False, jit_compile=True)
-    assert_derivatives(run(), this.expected)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
-@pytest.mark.parametrize("mode", MODES)
-def test_derivatives_through_a_function_equal_differences(mode, jit_compile):
-    this = case(mode, 4)
     layer = this.layer()
     call = tf.function(layer, jit_compile=jit_compile)
     # TensorFlow needs a first trace without tapes.
     this.loss(call, tf.constant(this.values["x"], "float32"))
     measured = derivatives(this, layer, call, ORDERS_THROUGH_A_FUNCTION)
     assert_derivatives(measured, this.expected)
+
+
+@pytest.mark.parametrize(("mode", "rank"), IMAGES)
+def test_derivatives_equal_differences_in_a_graph(mode, rank):
+    check_within_a_function(mode, rank, jit_compile=False)
+
+
+@pytest.mark.parametrize(("mode", "rank"), COMPILED)
+def test_derivatives_equal_differences_under_xla(mode, rank):
+    check_within_a_function(mode, rank, jit_compile=True)
+
+
+@pytest.mark.parametrize(("mode", "rank"), COMPILED)
+def test_derivatives_through_a_function_equal_differences(mode, rank):
+    check_through_a_function(mode, rank, jit_compile=False)
+
+
+@pytest.mark.parametrize(("mode", "rank"), COMPILED[:1] if not ALL else COMPILED)
+def test_derivatives_through_a_function_under_xla_equal_differences(mode, rank):
+    check_through_a_function(mode, rank, jit_compile=True)
+
+
+# Where the kernels of the fast path, blocks of rows, or rows of unknown number make a difference.
+ROWS = [(513, 3), (3, 15, 15, 2)]
+LARGE = [
+    *((shape, execution) for shape in ROWS for execution in ("graph", "XLA", "unknown batch size")),
+    *((shape, "eager") for shape in [(2560, 256), (7, 32, 32, 80)]),
+    *(((8, 32, 32, 64), execution) for execution in ("graph", "unknown batch size")),
+]
+
+
+@pytest.mark.parametrize(("shape", "execution"), LARGE, ids=str)
+def test_second_derivatives_of_large_inputs_equal_differences(rng, shape, execution):
+    x, v, w = np.float64(np.float32(rng.normal(0.5, 1.3, [3, *shape])))
+    layer = tfbn.BatchNormalization()
+    layer.build([None, *shape[1:]])
+    one, zero = np.ones(shape[-1]), np.zeros(shape[-1])
+
+    def gradient(x):  # of sum(w * y**2) / 2
+        y, *_ = reference.forward(x, one, zero, layer.epsilon)
+        return reference.backward(x, w * y, one, layer.epsilon)[0]
+
+    expected = (gradient(x + 1e-5 * v) - gradient(x - 1e-5 * v)) / 2e-5
+
+    def products(x, v, w):
+        def loss():
+            return tf.reduce_sum(w * layer(x, training=True) ** 2) / 2
+
+        with tf.autodiff.ForwardAccumulator(x, v) as pushed:
+            value = loss()
+        with tf.autodiff.ForwardAccumulator(x, v) as accumulator:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value_again = loss()
+            forward_over_reverse = accumulator.jvp(tape.gradient(value_again, x))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            with tf.autodiff.ForwardAccumulator(x, v) as accumulator:
+                value_again = loss()
+            product = accumulator.jvp(value_again)
+        return pushed.jvp(value), forward_over_reverse, tape.gradient(product, x)
+
+    signature = [tf.TensorSpec([None, *shape[1:]])] * 3 if execution == "unknown batch size" else None
+    run = products
+    if execution != "eager":
+        run = tf.function(products, input_signature=signature, jit_compile=execution == "XLA")
+    slope, *both = run(*(tf.constant(array, "float32") for array in (x, v, w)))
+    scale = np.linalg.norm(gradient(x)) * np.linalg.norm(v) / np.sqrt(x.size)
+    assert abs(float(slope) - np.sum(gradient(x) * v)) < 1e-3 * scale
+    for product in both:
+        assert reference.error(product, expected) < 1e-4

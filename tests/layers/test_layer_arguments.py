@@ -38,7 +38,7 @@ def test_arguments_and_defaults_are_those_of_keras():
         ({"axis": []}, ValueError, "axis=[]"),
         ({"axis": [1, 1]}, ValueError, "axis=[1, 1]"),
         ({"axis": [1, "2"]}, TypeError, "axis='2'"),
-        ({"unbiased": 1}, TypeError, "unbiased=1"),
+        ({"unbiased": 2}, TypeError, "unbiased=2"),
         ({"synchronized": "no"}, TypeError, "synchronized='no'"),
         ({"renorm": True, "renorm_clipping": [1, 2]}, TypeError, "renorm_clipping=[1, 2]"),
         ({"renorm": True, "renorm_clipping": {"rmax": "a"}}, TypeError, "rmax='a'"),

@@ -149,6 +149,7 @@ class BatchNormalization(keras.layers.Layer):
         single_value: str = "normalize",
         **kwargs: Any,
     ) -> None:
+        axis = kwargs.pop("axes", axis)  # See `get_config`.
         super().__init__(**kwargs)
         self.supports_masking = True
         self.axis = arguments.check_axis(axis)
@@ -345,12 +346,5 @@ class BatchNormalization(keras.layers.Layer):
         parameters = inspect.signature(BatchNormalization.__init__).parameters
         values = {name: getattr(self, name) for name in parameters if name not in ("self", "kwargs")}
         config = {**super().get_config(), **keras.saving.serialize_keras_object(values)}
-        # Keras drops an `axis` of several where it loads an .h5 file.
+        # Several once more: Keras drops an `axis` that is a list where it loads an .h5 file.
         return config | ({"axes": self.axis} if isinstance(self.axis, list) else {})
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "BatchNormalization":
-        """Create a layer by what `get_config` returned."""
-        config = dict(config)
-        axes = config.pop("axes", None)
-        return super().from_config(config | ({"axis": axes} if axes else {}))

@@ -204,6 +204,7 @@ def _converted(norm: keras.Layer, name: str, to: str) -> keras.Layer:
 
 def _for_keras(config: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the configuration of a layer of tfbn's as a configuration of Keras' layer."""
+    config.pop("axes", None)  # `axis` once more
     ours, theirs = (inspect.signature(kind).parameters for kind in CLASSES_BY_PACKAGE.values())
     own = [key for key in config if key in ours and key not in theirs]
     unsupported = [key for key in own if config[key] != ours[key].default]

@@ -171,14 +171,20 @@ def _copy_state(layer, twin):
             with tempfile.TemporaryDirectory() as folder:
                 old.save_assets(folder)
                 new.load_assets(folder)
-    # The state of random numbers is not among them. (A quantized layer has its weights in another order.)
-    for old, new in zip(_other_variables(layer), _other_variables(twin), strict=True):
+    # The state of random numbers is not among them.
+    pairs = zip(_ordered(layer, twin), _ordered(twin, layer), strict=True)
+    for old, new in pairs:
         new.assign(old)
 
 
-def _other_variables(layer):
-    weights = {id(weight) for weight in layer.weights}
-    return [variable for variable in layer.variables if id(variable) not in weights]
+def _ordered(layer, other):
+    """Return the variables of `layer` in an order that `other`, its copy or original, has, too."""
+    shapes = [[variable.shape for variable in one.variables] for one in (layer, other)]
+    if shapes[0] == shapes[1]:
+        return layer.variables
+    return sorted(
+        layer.variables, key=lambda variable: variable.name
+    )  # One was quantized after it was built.
 
 
 def _bypass(norm, gives_output):
