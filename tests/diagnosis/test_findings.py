@@ -101,3 +101,47 @@ def test_codes_are_listed_and_in_the_json(model, data):
     diagnosis = tfbn.diagnose(model, (x[y == 1], y[y == 1]))
     assert set(diagnosis.codes) <= set(CODES) and len(diagnosis.codes) == len(diagnosis.findings)
     assert diagnosis.to_dict()["codes"] == diagnosis.codes
+
+
+def test_outputs_that_are_not_finite_are_found(rng):
+    x = rng.normal(0, 1, [64, 3]).astype("float32")
+    inputs = keras.Input([3])
+    model = keras.Model(inputs, keras.ops.log(tfbn.BatchNormalization()(inputs)))
+    diagnosis = tfbn.diagnose(tfbn.recalibrate(model, x), x)
+    assert diagnosis.codes == ["nan"] and "Outputs are NaN or infinite" in diagnosis.findings[0]
+
+
+def trained_norm(x, steps, momentum=0.99):
+    """A norm after as many steps on batches like `x`."""
+    layer = tfbn.BatchNormalization(momentum=momentum)
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    for _ in range(steps):
+        layer(x, training=True)
+    return model
+
+
+@pytest.mark.parametrize("steps", [300, 900])
+def test_a_lag_does_not_hide_another_scale(rng, steps):
+    x = rng.normal(0, 1, [200, 3]).astype("float32")
+    model = trained_norm(x, steps)
+    diagnosis = tfbn.diagnose(model, 255 * x, steps=steps)
+    assert diagnosis.codes[0] == "data" and not any("Recalibrate" in said for said in diagnosis.findings)
+
+
+def test_a_lag_alone_is_not_another_scale(rng):
+    x = rng.normal(0, 100, [200, 3]).astype("float32")  # The averages start at a variance of 1.
+    diagnosis = tfbn.diagnose(trained_norm(x, 50), x, steps=50)
+    assert diagnosis.codes == ["lag"] and "Recalibrate" in diagnosis.findings[0]
+
+
+def test_another_mean_is_other_data(rng):
+    x = rng.normal(0, 1, [200, 3]).astype("float32")
+    diagnosis = tfbn.diagnose(trained_norm(x, 900), x + 20, steps=900)
+    assert diagnosis.codes[0] == "data" and "standard deviations away" in diagnosis.findings[0]
+
+
+def test_a_regression_has_no_classes(rng):
+    x = rng.normal(0, 1, [64, 3]).astype("float32")
+    model = keras.Sequential([keras.Input([3]), tfbn.BatchNormalization(), keras.layers.Dense(1)])
+    diagnosis = tfbn.diagnose(tfbn.recalibrate(model, x), (x, np.ones(64, "int32")), loss="mse")
+    assert diagnosis.codes == []

@@ -295,3 +295,32 @@ def test_second_derivatives_of_large_inputs_equal_differences(rng, shape, execut
     assert abs(float(slope) - np.sum(gradient(x) * v)) < 1e-3 * scale
     for product in both:
         assert reference.error(product, expected) < 1e-4
+
+
+@pytest.mark.parametrize("options", [{}, {"single_value": "moving"}, {"virtual_batch_size": 3}], ids=str)
+@pytest.mark.parametrize("compile_", [lambda f: f, tf.function], ids=["eager", "graph"])
+def test_forward_over_forward_equals_reverse_over_reverse(rng, options, compile_):
+    x, v, w = tf.constant(rng.normal(0.5, 1.3, [3, 6, 5]), "float32")
+    layer = tfbn.BatchNormalization(**options)
+    layer.build([None, 5])
+
+    def loss():
+        return tf.reduce_sum(w * layer(x, training=True) ** 3)
+
+    def forward_twice():
+        with tf.autodiff.ForwardAccumulator(x, v) as outer:
+            with tf.autodiff.ForwardAccumulator(x, v) as inner:
+                value = loss()
+            slope = inner.jvp(value)
+        return outer.jvp(slope)
+
+    def reverse_twice():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                value = loss()
+            slope = tf.reduce_sum(inner.gradient(value, x) * v)
+        return tf.reduce_sum(outer.gradient(slope, x) * v)
+
+    assert float(compile_(forward_twice)()) == pytest.approx(float(reverse_twice()), rel=1e-4)

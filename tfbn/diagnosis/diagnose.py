@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfbn import plots
 from tfbn.data.adapters import batch_reader
 from tfbn.diagnosis import findings
-from tfbn.diagnosis.recalibrate import Population, recalibrate
+from tfbn.diagnosis.recalibrate import Population, recalibrate, restored
 from tfbn.diagnosis.scores import scores
 from tfbn.foundation.arguments import integer
 from tfbn.foundation.files import to_json
@@ -131,18 +131,17 @@ def diagnose(
         steps = integer("steps", steps, at_least=0)
     loss = None if loss is None else keras.losses.get(loss)
     read = batch_reader(model, data, batch_size)
-    saved = model.get_weights()
-    try:
+    with restored(model):
         rows = _layer_rows(model, layers, read, steps)
+        usual = model.get_weights()
         recalibrate(model, data, batch_size, force=True)
         recalibrated = [variable.numpy() for layer in layers for variable in layer.variables]
-        model.set_weights(saved)
-        ways, classes, examples, largest = scores(model, layers, read, recalibrated, loss)
-    finally:
-        model.set_weights(saved)
-    found = findings.find(model, rows, ways, classes)
-    about = {"examples": examples, "batch_size": largest, "versions": versions()}
-    return Diagnosis(rows, ways, [text for _, text in found], about, [code for code, _ in found if code])
+        model.set_weights(usual)
+        result = scores(model, layers, read, recalibrated, loss)
+    found = findings.find(model, rows, result)
+    about = {"examples": result.examples, "batch_size": result.largest_batch, "versions": versions()}
+    texts, codes = [text for _, text in found], [code for code, _ in found if code]
+    return Diagnosis(rows, result.ways, texts, about, codes)
 
 
 def _layer_rows(model, layers, read, steps):

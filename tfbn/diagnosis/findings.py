@@ -6,9 +6,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfbn.diagnosis.scores import Scores
+
 MEAN_ERROR_LIMIT = 0.25  # standard deviations
 VARIANCE_FACTOR_LIMIT = 1.5  # either way
 OTHER_SCALE_FACTOR = 25.0  # of the first layer's variance, either way: five times the standard deviation
+OTHER_MEAN_DISTANCE = 10.0  # of the first layer's mean, in standard deviations
 START_LEFT_LIMIT = 0.01  # the share of its initial value that an average may still hold
 NOISE_LIMIT = 0.5  # standard deviations
 ACCURACY_LIMIT = 0.01  # a difference below that is none
@@ -21,17 +24,18 @@ CHANNEL_FAULTS = {
 Finding = tuple[str, str]  # code and sentence
 
 
-def find(model: keras.Model, rows: list[dict[str, Any]], ways: dict, classes: set[int]) -> list[Finding]:
-    """Return what is wrong, the worst first, by the `layers` and `ways` of a `Diagnosis`.
+def find(model: keras.Model, rows: list[dict[str, Any]], scores: Scores) -> list[Finding]:
+    """Return what is wrong, the worst first, by the `layers` of a `Diagnosis` and its scores.
 
-    `classes` are those among the labels. Without a fault the one finding has the code "".
+    Without a fault the one finding has the code "".
     """
-    unlike = list(_other_data(rows, ways, classes))
+    ways = scores.ways
+    unlike = list(_other_data(rows, scores))
     change = _change_of_accuracy(ways)
     advise = not unlike and change != "worse"
     pairs = [pair for row in rows for pair in _layer_findings(row, advise)]
     faults = [finding for _, finding in sorted(pairs, key=lambda pair: -pair[0])]
-    findings = [*_not_finite(model, ways), *unlike]
+    findings = [*_not_finite(model, scores), *unlike]
     if change in ("better", "worse"):
         findings += [(change, _accuracies(ways, change, bool(unlike))), *faults]
     elif faults and change == "equal":
@@ -41,32 +45,45 @@ def find(model: keras.Model, rows: list[dict[str, Any]], ways: dict, classes: se
     return findings or [("", "No fault found: the moving averages are those of the data.")]
 
 
-def _not_finite(model: keras.Model, ways: dict) -> Iterator[Finding]:
+def _not_finite(model: keras.Model, scores: Scores) -> Iterator[Finding]:
     names = [weight.path for weight in model.weights if not np.isfinite(weight.numpy()).all()]
+    losses = [way["loss"] for way in scores.ways.values() if way["loss"] is not None]
     if names:
         yield "nan", f"Weights are NaN or infinite: {', '.join(names)}. Take an earlier checkpoint."
-    losses = [way["loss"] for way in ways.values() if way["loss"] is not None]
-    if not np.isfinite(losses).all() and not names:
-        yield "nan", "The loss is NaN or infinite. Look for such values in the data, or take another loss."
+    elif not scores.finite:
+        yield "nan", "Outputs are NaN or infinite. Look at the layers behind the last batch norm layer."
+    elif not np.isfinite(losses).all():
+        yield (
+            "nan",
+            "The loss is NaN or infinite. Look for such values in the labels, or take another loss.",
+        )
 
 
-def _other_data(rows: list[dict[str, Any]], ways: dict, classes: set[int]) -> Iterator[Finding]:
+def _other_data(rows: list[dict[str, Any]], scores: Scores) -> Iterator[Finding]:
     """Yield why the data do not look like those of the training."""
-    if ways["moving"]["accuracy"] is not None and len(classes) == 1:
+    if scores.ways["moving"]["accuracy"] is not None and len(scores.classes) == 1:
         yield (
             "data",
-            f"All labels are class {min(classes)}. The statistics of one class are not those of the "
+            f"All labels are class {min(scores.classes)}. The statistics of one class are not those of the "
             "training data: give data of all classes, mixed.",
         )
     first = rows[0]
-    if _factor(first) > OTHER_SCALE_FACTOR and not _lags(first):
-        ratio = np.sqrt(np.median(first["variance_ratio"]))  # With epsilon in both, it is at least that.
-        wide = f"{ratio:.3g} times as wide" if ratio > 1 else f"{1 / ratio:.3g} times as narrow"
-        yield (
-            "data",
-            f"{first['name']}, the first layer, has averages of inputs at least {wide} as these. "
-            "Feed data on the scale of the training; or the averages are not from training at all.",
-        )
+    lags, distance = _lags(first), float(np.median(first["mean_error"]))
+    ratio = np.median(first["variance_ratio"])  # With epsilon in both, the truth is no nearer to 1.
+    # Averages that lag are too small by their start's share, however wide the data are.
+    explained = 1 - first["start_left"] if lags else 1.0
+    if ratio < explained / OTHER_SCALE_FACTOR or (ratio > OTHER_SCALE_FACTOR and not lags):
+        wide = f"{ratio**0.5:.3g} times as wide" if ratio > 1 else f"{ratio**-0.5:.3g} times as narrow"
+        difference = f"inputs at least {wide} as these"
+    elif distance > OTHER_MEAN_DISTANCE and not lags:
+        difference = f"inputs with a mean {distance:.1f} standard deviations away"
+    else:
+        return
+    yield (
+        "data",
+        f"{first['name']}, the first layer, has averages of {difference}. Feed data on the scale of the "
+        "training; or the averages are not from training at all.",
+    )
 
 
 def _change_of_accuracy(ways: dict) -> str | None:

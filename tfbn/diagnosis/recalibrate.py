@@ -35,8 +35,9 @@ def recalibrate(
     a layer. `one_pass` reads the data once: all layers then normalise by their batches, so the statistics
     behind the first layer depend on `batch_size` (as in PyTorch's `update_bn`).
 
-    A layer that is called several times gets the statistics of all its calls. If one call's inputs come
-    from another's output, that output is by the old averages. All other weights stay. Dropout is off.
+    A layer that is called several times gets the statistics of all its calls. Where a call comes behind a
+    layer that is set later, such as itself, its inputs are by that layer's old averages. All other weights
+    stay. Dropout is off.
 
     Args:
         model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed, and returned.
@@ -67,8 +68,8 @@ def recalibrate(
     """
     layers = inspection.find_batchnorms(model)
     read = batch_reader(model, data, batch_size)
-    before = None if force else right_predictions(model, read)
-    with _restored(model, but=[variable for layer in layers for variable in layer.variables]):
+    with restored(model, but=[variable for layer in layers for variable in layer.variables]):
+        before = None if force else right_predictions(model, read)
         if one_pass:
             first = _Pass(layers, layers, inspection.normalize_by_batch).run(model, read, on_batch)
         else:
@@ -78,16 +79,20 @@ def recalibrate(
                 f"The inputs of {', '.join(map(repr, unseen))} cannot be observed: the model does not call "
                 "them, or calls them in a concrete function. Call them, or remove them from the model."
             )
-        first.set_averages(unbiased)
-        for done, (layer, calls) in enumerate([] if one_pass else list(first.calls.items())[1:], 1):
-            _Pass(layers, [layer], stop_after=calls).run(model, read, on_batch, done).set_averages(unbiased)
+        order = [] if one_pass else first.order
+        if one_pass or first.targets == order[:1]:  # Else one that some batches lack comes before it.
+            first.set_averages(unbiased)
+            order = order[1:]
+        for done, layer in enumerate(order, len(first.order) - len(order)):
+            again = _Pass(layers, [layer], stop_after=first.calls[layer])
+            again.run(model, read, on_batch, done).set_averages(unbiased)
         if before is not None:
             _check_improvement(before, right_predictions(model, read))
     return model
 
 
 @contextlib.contextmanager
-def _restored(model, but):
+def restored(model, but=()):
     """Restore all variables of `model` at the end; those in `but` at an error only."""
     saved = [(variable, variable.numpy()) for variable in model.variables]
     changed = {id(variable) for variable in but}
@@ -104,7 +109,9 @@ def _restored(model, but):
 
 def _check_improvement(before, after):
     """Raise ValueError if far fewer predictions are right `after` than `before`, by example."""
-    lost, changed = np.sum(before) - np.sum(after), np.sum(before != after)
+    lost = (np.mean(before) - np.mean(after)) * len(before)
+    # Data that are read in another order, or are others, each time, are not compared one by one.
+    changed = np.sum(before != after) if len(before) == len(after) else len(before)
     if lost > MUCH_WORSE * len(before) and lost > NOISE * np.sqrt(changed):
         raise ValueError(
             f"Recalibrating would make the model much worse on these data: accuracy {np.mean(before):.4f} "
@@ -156,6 +163,7 @@ class _Pass:
         self.layers, self.targets, self.normalize, self.stop_after = layers, targets, normalize, stop_after
         self.populations: dict[Any, Population] = {}
         self.calls: collections.Counter = collections.Counter()
+        self.order: list = []  # in which the layers are called
         self._calls_in_batch: collections.Counter = collections.Counter()
 
     def run(self, model, read, on_batch, done=0):
@@ -163,10 +171,18 @@ class _Pass:
             self._calls_in_batch.clear()
             inspection.run_replaced(model, self.layers, x, self._call)
             self.calls |= self._calls_in_batch  # the larger number of each layer
+            self._put_in_order(list(self._calls_in_batch))
             if on_batch:
                 name = None if self.targets is self.layers else self.targets[0].name
                 on_batch(name, done, number)
         return self
+
+    def _put_in_order(self, called):
+        """Add the layers that earlier batches lacked, each before those that follow it here."""
+        for number, layer in enumerate(called):
+            if layer not in self.order:
+                later = [self.order.index(one) for one in called[number:] if one in self.order]
+                self.order.insert(min(later, default=len(self.order)), layer)
 
     def _call(self, layer, x, mask):
         self._calls_in_batch[layer] += 1

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -18,30 +18,43 @@ REPLACEMENTS = {  # of the calls of the layers
 SCORES = ("loss", "accuracy", "flips")
 
 
+class Scores(NamedTuple):
+    """What `scores` returns."""
+
+    ways: dict[str, dict[str, float | None]]  # by way of WAYS and score of SCORES; None where not defined
+    classes: set[int]  # among the labels
+    finite: bool  # whether all outputs under the moving averages are
+    examples: int
+    largest_batch: int
+
+
 def scores(
     model: keras.Model,
     layers: Sequence,
     read: Callable[[], Iterator],
     recalibrated: Sequence[np.ndarray],
     loss: Callable | None,
-) -> tuple[dict[str, dict[str, float | None]], set[int], int, int]:
+) -> Scores:
     """Score a model in each of WAYS, in one pass over the batches ``(x, y)`` that `read` iterates over.
 
-    `recalibrated` has arrays for the variables of `layers`. Return a dict of SCORES for each way, with None
-    for one that is not defined; the classes among the labels; the number of examples; and that of the
-    largest batch. Without a `loss`, labels that are not classes are a ValueError.
+    `recalibrated` has arrays for the variables of `layers`. Without a `loss`, labels that are not classes
+    are a ValueError.
     """
-    is_logits, found_classes = None, set[int]()
+    is_logits, found_classes, finite = None, set[int](), True
     sums: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     sizes = []
     for outputs, y, size in _batch_outputs(model, layers, read, recalibrated):
         sizes.append(size)
+        finite &= all(np.isfinite(output).all() for output in keras.tree.flatten(outputs["moving"]))
         if not all(getattr(output, "ndim", 0) == 2 for output in outputs.values()):
             continue
         outputs = {way: np.asarray(output, "float32") for way, output in outputs.items()}
         if is_logits is None:
             is_logits = not inspection.gives_probabilities(model, outputs["moving"])
-        classes = None if y is None else _classes(np.asarray(y), outputs["moving"].shape[-1])
+        number = outputs["moving"].shape[-1]
+        # With a loss of the caller's, a single output may be a regression.
+        has_classes = y is not None and (number > 1 or loss is None)
+        classes = _classes(np.asarray(y), number) if has_classes else None
         found_classes.update([] if classes is None else np.unique(classes).tolist())
         for way, output in outputs.items():
             for key, value in _score(output, outputs["moving"], y, loss, is_logits).items():
@@ -51,7 +64,7 @@ def scores(
         way: {key: way_sums[key] / total if key in way_sums else None for key in SCORES}
         for way, way_sums in sums.items()
     }
-    return means, found_classes, total, max(sizes)
+    return Scores(means, found_classes, finite, total, max(sizes))
 
 
 def _batch_outputs(model, layers, read, recalibrated):
@@ -130,5 +143,5 @@ def _classes(labels, number):
         return None
     try:
         return as_classes(labels, max(number, 2))
-    except ValueError:
+    except (TypeError, ValueError):
         return None

@@ -38,6 +38,7 @@ def for_inference(layer: Any, broadcast: Callable) -> list[tf.Tensor]:
 
 def update(layer: Any, batch: Moments) -> None:
     """Move the averages towards the moments of the batch, in the channels whose moments are usable."""
+    batch = Moments(*map(tf.stop_gradient, batch))  # No derivative goes through a weight that is assigned.
     mean, variance, count = (tf.cast(value, layer.moving_mean.dtype) for value in _pooled(layer, batch))
     usable = (count > 0) & tf.math.is_finite(mean + variance)
 

@@ -296,7 +296,7 @@ class BatchNormalization(keras.layers.Layer):
 
     def _replace_single_values(self, batch, x, mask):
         """Put the moving averages in place of the moments of channels with one value or none."""
-        several = batch.count > 1
+        several = tf.stop_gradient(batch.count) > 1
         mean, variance = self._moving_moments(x)
         batch = batch._replace(
             offset=tf.where(several, batch.offset, mean - batch.shift),

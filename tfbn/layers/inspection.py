@@ -17,6 +17,14 @@ from tfbn.layers.moments import broadcast_mask, moments
 
 BATCHNORM_CLASSES = (BatchNormalization, keras.layers.BatchNormalization)
 CALLS = {kind: kind.call for kind in BATCHNORM_CLASSES}
+IN_A_GRAPH = (
+    "is called in a graph, such as tf.vectorized_map makes, where its inputs cannot be observed. Use "
+    "tf.map_fn or a Python loop there."
+)
+IN_TRAINING = (
+    "is called with training=True while the model is in inference: it normalises by its batches, whatever "
+    "its averages are. Pass on the `training` of the model's call."
+)
 _REPLACING = threading.Lock()
 MANY_UPDATES = 1e9  # after which an average holds nothing of its initial value
 
@@ -100,18 +108,22 @@ def run_replaced(model: keras.Model, layers: Sequence, x: Any, call: Callable) -
 
     A subclass of a batch norm layer keeps what it does besides. Functions that TensorFlow would compile run
     as Python, or a call within one that was traced before would go unseen. A call in a graph that
-    TensorFlow builds nevertheless is a ValueError that names the layer. Return the model's output; None if
-    `call` ended the run by raising `StopModel`.
+    TensorFlow builds nevertheless, or with training=True, is a ValueError that names the layer. Return the
+    model's output; None if `call` ended the run by raising `StopModel`.
     """
-    hidden = []
+    refused, thread = [], threading.get_ident()
 
     def replacement(original):
         def run(layer, inputs, training=None, mask=None):
-            if layer not in layers:
+            if layer not in layers or threading.get_ident() != thread:
                 return original(layer, inputs, training=training, mask=mask)
-            if not tf.executing_eagerly():
-                hidden.append(layer.name)
-                raise StopModel
+            for is_so, reason in (
+                (not tf.executing_eagerly(), IN_A_GRAPH),
+                (tf.executing_eagerly() and training and layer.trainable, IN_TRAINING),
+            ):
+                if is_so:
+                    refused.append(f"Layer {layer.name!r} {reason}")
+                    raise StopModel
             x = tf.cast(inputs, functional.computed_dtype(inputs, layer))
             return tf.cast(call(layer, x, mask), layer.compute_dtype)
 
@@ -133,11 +145,8 @@ def run_replaced(model: keras.Model, layers: Sequence, x: Any, call: Callable) -
             output = model(x, training=False)
         except StopModel:
             output = None
-    if hidden:
-        raise ValueError(
-            f"Layer {hidden[0]!r} is called in a graph, such as tf.vectorized_map makes, where its inputs "
-            "cannot be observed. Use tf.map_fn or a Python loop there."
-        )
+    if refused:
+        raise ValueError(refused[0])
     return output
 
 

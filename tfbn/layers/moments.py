@@ -97,7 +97,8 @@ def _about_mean(x, axes, count, mask=None, synchronized=False):
         first = tf.stop_gradient(first) + (total - tf.stop_gradient(total))
     batch = _from_sums(shifted, shift, *sum_over_replicas([first, second], synchronized), count)
     # Differences from a mean near zero are rounded, all in one direction: there the sum is better.
-    near_zero = tf.square(mean) <= batch.variance
+    # (TensorFlow cannot push forward twice through a comparison of what has a derivative.)
+    near_zero = tf.square(tf.stop_gradient(mean)) <= tf.stop_gradient(batch.variance)
     return batch._replace(mean=tf.where(near_zero, mean, batch.mean))
 
 
