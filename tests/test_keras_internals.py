@@ -104,6 +104,28 @@ print(np.abs(y - expected).max())
     assert float(printed) < 1e-5
 
 
+@pytest.mark.parametrize("compile_", [lambda f: f, tf.function], ids=["eager", "graph"])
+def test_has_tangent_is_true_of_what_a_forward_accumulator_follows_and_only_there(compile_):
+    def ask():
+        x, constant = tf.ones([3]), tf.ones([3])
+        before = keras_internals.has_tangent([x])
+        with tf.autodiff.ForwardAccumulator(x, x):
+            within = [keras_internals.has_tangent(t) for t in ([constant], [constant, x], [tf.exp(x)])]
+        answers.extend([before, *within])
+
+    answers = []
+    compile_(ask)()
+    assert answers == [False, False, True, True]
+
+
+def test_has_tangent_is_true_where_tensorflow_cannot_answer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow.python.eager.forwardprop_util", None)
+    from tensorflow.python import eager
+
+    monkeypatch.delattr(eager, "forwardprop_util", raising=False)
+    assert keras_internals.has_tangent([tf.ones([3])]) is True
+
+
 def test_symbolic_build_creates_metric_variables_without_a_step():
     model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
     model.compile("sgd", "mse", metrics=["mae"])
