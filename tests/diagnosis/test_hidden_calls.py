@@ -167,6 +167,28 @@ def test_a_subclass_keeps_what_it_does_besides(rng, kind):
         assert_statistics(second, np.maximum(x_hat, 0) + 1, 2e-5)
 
 
+def test_ragged_inputs_count_by_their_values():
+    class Ragged(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.norm = tfbn.BatchNormalization()
+
+        def build(self, shape):
+            self.norm.build((None, None, shape[-1]))
+
+        def call(self, x):
+            return self.norm(tf.RaggedTensor.from_tensor(x, lengths=tf.range(x.shape[0]) % 3)).to_tensor()
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    layer = Ragged()
+    model = functional(None, layer)
+    x = np.random.default_rng(0).normal(3, 2, [9, 2, CHANNELS]).astype("float32")
+    tfbn.recalibrate(model, x)
+    assert_statistics(layer.norm, np.concatenate([row[: i % 3] for i, row in enumerate(x)]))
+
+
 class NormPerStep(keras.layers.Layer):
     """A norm for each step, and one behind all, as many as the batch is long."""
 

@@ -40,7 +40,7 @@ def layer(
 
     Args:
         repeats: runs of each peer in each case, after one that compiles and is not counted. Default 7.
-        device: as in `tfbn.devices.find_device`. Default "auto": the first GPU, else the CPU.
+        device: as in `tfbn.runtime.devices.find_device`. Default "auto": the first GPU, else the CPU.
         cases: ((shape, axis), "training" or "inference", "graph" or "XLA", dtype policy, mean of the
             standard normal inputs). Default `CASES`. Cases of XLA are left out where XLA fails.
         on_case: called with the description of each case. Default None.

@@ -43,8 +43,8 @@ def solver(
     Args:
         steps: steps of a run. Default 1,718, an epoch.
         repeats: runs of each peer, after one that compiles and is not counted. Default 5.
-        device: as in `tfbn.devices.find_device`. Default "auto": the first GPU, else the CPU. Peers that
-            are not installed for the device are left out, and so is XLA where it fails.
+        device: as in `tfbn.runtime.devices.find_device`. Default "auto": the first GPU, else the CPU. Peers
+            that are not installed for the device are left out, and so is XLA where it fails.
         stream: whether to time `Solver.fit` and `keras.Model.fit` alone, on a dataset that shuffles, one
             net after the other. Default False.
         on_run: called with the name of each run. Default None.

@@ -124,13 +124,8 @@ def _layer_findings(row: dict[str, Any], advise: bool) -> Iterator[tuple[float, 
     else:  # The layer's outputs are by statistics that are right.
         for key, fault in CHANNEL_FAULTS.items():
             if row[key]:
-                yield (
-                    0,
-                    (
-                        key.removeprefix("near_"),
-                        f"{name}: {row[key]} of {row['channels']} channels {fault}",
-                    ),
-                )
+                sentence = f"{name}: {row[key]} of {row['channels']} channels {fault}"
+                yield 0, (key.removeprefix("near_"), sentence)
     if row["noise"] > NOISE_LIMIT:
         scatter = f"the means of batches scatter by {row['noise']:.1f} standard deviations"
         yield 0, ("noise", f"{name}: {scatter}. Train with larger or better mixed batches.")

@@ -32,8 +32,9 @@ def recalibrate(
 
     Moving averages lag behind the weights, and averaged weights have none of their own. Here layers are set
     one after the other, so that each one's inputs are those of the final network. That reads the data once
-    a layer. `one_pass` reads the data once: all layers then normalise by their batches, so the statistics
-    behind the first layer depend on `batch_size` (as in PyTorch's `update_bn`).
+    a layer, and twice more to compare accuracies where there are labels. With `one_pass` all layers
+    normalise by their batches, so the statistics behind the first layer depend on `batch_size` (as in
+    PyTorch's `update_bn`).
 
     A layer that is called several times gets the statistics of all its calls. Where a call comes behind a
     layer that is set later, such as itself, its inputs are by that layer's old averages. All other weights
@@ -41,12 +42,12 @@ def recalibrate(
 
     Args:
         model: a built `keras.Model` with tfbn's or Keras' batch norm layers. It is changed, and returned.
-        data: inputs, an array or a dict or list of arrays; ``(inputs, labels)``, the labels unused; a
+        data: inputs, an array or a dict or list of arrays; ``(inputs, labels)``, see `force`; a
             `tfbn.data.Data`, whose training split is used; or a `tf.data.Dataset` or list of batches.
         batch_size: examples a batch, where `data` is not in batches already. Default 256.
         unbiased: whether to apply Bessel's correction to the variance, as Algorithm 2 and PyTorch do.
             Default False, as in Keras; a layer with ``unbiased=True`` always has it.
-        one_pass: whether to read the data only once. Default False.
+        one_pass: whether to take the statistics of all layers in one pass. Default False.
         on_batch: function that is called with the layer's name (None in one pass), the number of layers
             that are done, and the number of the batch. Default None.
         force: whether to accept statistics by which far fewer predictions are right on these data, by a

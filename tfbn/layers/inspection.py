@@ -115,15 +115,13 @@ def run_replaced(model: keras.Model, layers: Sequence, x: Any, call: Callable) -
 
     def replacement(original):
         def run(layer, inputs, training=None, mask=None):
-            if layer not in layers or threading.get_ident() != thread:
+            is_ragged = isinstance(inputs, tf.RaggedTensor)  # tfbn's layer calls itself on its values.
+            if layer not in layers or is_ragged or threading.get_ident() != thread:
                 return original(layer, inputs, training=training, mask=mask)
-            for is_so, reason in (
-                (not tf.executing_eagerly(), IN_A_GRAPH),
-                (tf.executing_eagerly() and training and layer.trainable, IN_TRAINING),
-            ):
-                if is_so:
-                    refused.append(f"Layer {layer.name!r} {reason}")
-                    raise StopModel
+            if not tf.executing_eagerly() or (training and layer.trainable):
+                reason = IN_TRAINING if tf.executing_eagerly() else IN_A_GRAPH
+                refused.append(f"Layer {layer.name!r} {reason}")
+                raise StopModel
             x = tf.cast(inputs, functional.computed_dtype(inputs, layer))
             return tf.cast(call(layer, x, mask), layer.compute_dtype)
 

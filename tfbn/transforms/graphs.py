@@ -172,8 +172,7 @@ def _copy_state(layer, twin):
                 old.save_assets(folder)
                 new.load_assets(folder)
     # The state of random numbers is not among them.
-    pairs = zip(_ordered(layer, twin), _ordered(twin, layer), strict=True)
-    for old, new in pairs:
+    for old, new in zip(_ordered(layer, twin), _ordered(twin, layer), strict=True):
         new.assign(old)
 
 
@@ -182,9 +181,8 @@ def _ordered(layer, other):
     shapes = [[variable.shape for variable in one.variables] for one in (layer, other)]
     if shapes[0] == shapes[1]:
         return layer.variables
-    return sorted(
-        layer.variables, key=lambda variable: variable.name
-    )  # One was quantized after it was built.
+    # One of them was quantized after it was built.
+    return sorted(layer.variables, key=lambda variable: variable.name)
 
 
 def _bypass(norm, gives_output):
