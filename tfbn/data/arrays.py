@@ -21,6 +21,22 @@ class Split(NamedTuple):
     y: np.ndarray
 
 
+class Labels(NamedTuple):
+    """The form of class labels: integers ``[N]``, or one-hot ``[N, classes]``."""
+
+    classes: int
+    one_hot: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return "float32" if self.one_hot else "int32"
+
+    def convert(self, y: np.ndarray, what: str = "") -> np.ndarray:
+        """Return labels of either form in this one; errors as in `as_classes`."""
+        classes = as_classes(y, self.classes, what)
+        return np.eye(self.classes, dtype=self.dtype)[classes] if self.one_hot else classes
+
+
 @dataclass(frozen=True, init=False)
 class Data:
     """Three splits and where they came from.
@@ -159,11 +175,11 @@ def check_batch_size(batch_size: Any, examples: int | None = None) -> int:
 
 
 def check_examples(
-    x: ArrayLike, y: ArrayLike, classes: int | None, what: str = ""
+    x: ArrayLike, y: ArrayLike, labels: Labels | None, what: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return examples ``[N, ...]`` and their labels, checked, in the dtypes that Keras computes in.
 
-    The labels are those of `as_classes`, or any targets if `classes` is None. `what` is the name of the
+    The labels take the form `labels`; if that is None, `y` has any targets. `what` is the name of the
     arrays in an error, such as "train ". Raise ValueError for arrays that are empty, differ in length or
     are not finite, and for a label outside the classes.
     """
@@ -174,7 +190,7 @@ def check_examples(
             f"Received the shapes {x.shape} and {y.shape}."
         )
     x, y = _as_finite_numbers(x, f"{what}x"), _as_finite_numbers(y, f"{what}y")
-    return x, (y if classes is None else as_classes(y, classes, what))
+    return x, (y if labels is None else labels.convert(y, what))
 
 
 def _as_finite_numbers(values: np.ndarray, name: str) -> np.ndarray:
@@ -209,8 +225,8 @@ def as_classes(y: np.ndarray, classes: int, what: str = "") -> np.ndarray:
         if not one_hot.all():
             raise ValueError(
                 f"{what}y of the shape {y.shape} must be one-hot, a single 1 a row. Row "
-                f"{int(np.argmin(one_hot))} is not. For soft labels give the solver "
-                "loss=keras.losses.CategoricalCrossentropy(from_logits=True)."
+                f"{int(np.argmin(one_hot))} is not. For soft labels use the loss CategoricalCrossentropy, "
+                "for several labels an example BinaryCrossentropy, and in `Data` classes=0 for both."
             )
         return y.argmax(axis=1).astype("int32")
     if y.ndim == 2 and y.shape[1] == 1:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfbn.data.arrays import KERAS_DTYPES, check_examples
+from tfbn.data.arrays import KERAS_DTYPES, Labels, check_examples
 from tfbn.foundation.errors import first_line
 
 # A stream shuffles this many examples in a row, if they take no more bytes.
@@ -74,7 +74,7 @@ def batched(
 
 
 def grouped_batches(
-    dataset: tf.data.Dataset, steps: int, classes: int | None, shapes: Sequence[Sequence[int | None]]
+    dataset: tf.data.Dataset, steps: int, labels: Labels | None, shapes: Sequence[Sequence[int | None]]
 ) -> Callable[[], Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
     """Return a function that reads batches ``(x, y)``, checked as arrays are, many joined to one group.
 
@@ -84,14 +84,14 @@ def grouped_batches(
 
     Args:
         steps: the number of batches to join; the last group may have fewer. Batches may have any sizes.
-        classes: the number of classes, or None for targets that are not classes.
+        labels: the form of the labels, or None for targets that are not classes.
         shapes: those of an example, of its `x` and its checked `y`.
 
     >>> batches = tf.data.Dataset.range(5).map(lambda i: ([i], i)).batch(2)
-    >>> [sizes.numpy().tolist() for _, _, sizes in grouped_batches(batches, 2, 5, ([1], []))()]
+    >>> [sizes.numpy().tolist() for _, _, sizes in grouped_batches(batches, 2, Labels(5), ([1], []))()]
     [[2, 2], [1]]
     """
-    checks = _BatchChecks(steps, classes, shapes)
+    checks = _BatchChecks(steps, labels, shapes)
     if not all(spec.shape.rank and spec.shape[1:].is_fully_defined() for spec in dataset.element_spec):
         dataset = dataset.enumerate().map(checks.map_batch)
     groups = dataset.ragged_batch(steps).enumerate().map(checks.map_group).prefetch(tf.data.AUTOTUNE)
@@ -117,7 +117,7 @@ class _BatchChecks:
     """The checks of `grouped_batches` in its pipeline, and the errors, which TensorFlow would hide."""
 
     steps: int
-    classes: int | None
+    labels: Labels | None
     shapes: Sequence[Sequence[int | None]]
     errors: dict[int, ValueError] = field(default_factory=dict)  # by the batch's number
 
@@ -127,8 +127,8 @@ class _BatchChecks:
     def map_group(self, number: tf.Tensor, batches: tuple) -> tuple:
         # Batches of a static size are not ragged.
         x, y = (b if isinstance(b, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(b) for b in batches)
-        rows, labels = x.row_lengths(), y.row_lengths()
-        x, y = self._checked(self._check_group, number, x.flat_values, y.flat_values, rows, labels)
+        rows, y_rows = x.row_lengths(), y.row_lengths()
+        x, y = self._checked(self._check_group, number, x.flat_values, y.flat_values, rows, y_rows)
         return x, y, tf.cast(rows, "int32")
 
     def _checked(
@@ -136,8 +136,8 @@ class _BatchChecks:
     ) -> list:
         """Call `check` in NumPy when the pipeline runs."""
         dtypes = [KERAS_DTYPES.get(np.dtype(a.dtype.as_numpy_dtype).kind, a.dtype) for a in (x, y)]
-        if self.classes is not None:
-            dtypes[1] = "int32"
+        if self.labels is not None:
+            dtypes[1] = self.labels.dtype
         arrays = tf.numpy_function(check, [number, x, y, *sizes], dtypes)
         for array, shape in zip(arrays, self.shapes, strict=True):
             array.set_shape([None, *shape])
@@ -146,7 +146,7 @@ class _BatchChecks:
     def _check_batch(self, number: int, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         what = f"Batch {number + 1:,}: "
         try:
-            x, y = check_examples(x, y, self.classes, what)
+            x, y = check_examples(x, y, self.labels, what)
             for name, array, shape in zip("xy", (x, y), self.shapes, strict=True):
                 if array.shape[1:] != tuple(shape):
                     raise ValueError(
@@ -159,16 +159,16 @@ class _BatchChecks:
         return x, y
 
     def _check_group(
-        self, number: int, x: np.ndarray, y: np.ndarray, rows: np.ndarray, labels: np.ndarray
+        self, number: int, x: np.ndarray, y: np.ndarray, rows: np.ndarray, y_rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         # All batches at once take less time. One by one, the first that is rejected can be named.
         with contextlib.suppress(ValueError):
-            if np.array_equal(rows, labels) and rows.all():
-                return check_examples(x, y, self.classes)
-        parts = (np.split(array, np.cumsum(sizes)[:-1]) for array, sizes in ((x, rows), (y, labels)))
+            if np.array_equal(rows, y_rows) and rows.all():
+                return check_examples(x, y, self.labels)
+        parts = (np.split(array, np.cumsum(sizes)[:-1]) for array, sizes in ((x, rows), (y, y_rows)))
         for index, batch in enumerate(zip(*parts, strict=True), number * self.steps):
             self._check_batch(index, *batch)
-        return check_examples(x, y, self.classes)  # Raises, should each batch alone be right.
+        return check_examples(x, y, self.labels)  # Raises, should each batch alone be right.
 
 
 def read_batches(dataset: tf.data.Dataset) -> Iterator[Any]:

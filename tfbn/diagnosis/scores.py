@@ -9,6 +9,7 @@ import numpy as np
 
 from tfbn.data.arrays import as_classes
 from tfbn.layers import inspection
+from tfbn.layers.outputs import gives_probabilities
 
 WAYS = ("moving", "batch", "recalibrated", "single")
 REPLACEMENTS = {  # of the calls of the layers
@@ -43,14 +44,15 @@ def scores(
     is_logits, found_classes, finite = None, set[int](), True
     sums: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     sizes = []
-    for outputs, y, size in _batch_outputs(model, layers, read, recalibrated):
+    for x, outputs, y in _batch_outputs(model, layers, read, recalibrated):
+        size = len(keras.tree.flatten(x)[0])
         sizes.append(size)
         finite &= all(np.isfinite(output).all() for output in keras.tree.flatten(outputs["moving"]))
         if not all(getattr(output, "ndim", 0) == 2 for output in outputs.values()):
             continue
         outputs = {way: np.asarray(output, "float32") for way, output in outputs.items()}
         if is_logits is None:
-            is_logits = not inspection.gives_probabilities(model, outputs["moving"])
+            is_logits = not gives_probabilities(model, x, outputs["moving"])
         number = outputs["moving"].shape[-1]
         # With a loss of the caller's, a single output may be a regression.
         has_classes = y is not None and (number > 1 or loss is None)
@@ -68,7 +70,7 @@ def scores(
 
 
 def _batch_outputs(model, layers, read, recalibrated):
-    """Yield for each batch the outputs in each way, the labels, and the number of examples."""
+    """Yield for each batch the inputs, the outputs in each way, and the labels."""
     variables = [variable for layer in layers for variable in layer.variables]
     usual = [variable.numpy() for variable in variables]
 
@@ -79,7 +81,7 @@ def _batch_outputs(model, layers, read, recalibrated):
         _assign(variables, recalibrated)
         outputs["recalibrated"] = model.predict_on_batch(x)
         _assign(variables, usual)
-        yield outputs, y, len(keras.tree.flatten(x)[0])
+        yield x, outputs, y
 
 
 def right_predictions(model: keras.Model, read: Callable[[], Iterator]) -> np.ndarray | None:
@@ -92,7 +94,7 @@ def right_predictions(model: keras.Model, read: Callable[[], Iterator]) -> np.nd
         if getattr(output, "ndim", 0) != 2:
             return None
         if is_logits is None:
-            is_logits = not inspection.gives_probabilities(model, output)
+            is_logits = not gives_probabilities(model, x, output)
         classes = _classes(np.asarray(y), output.shape[-1])
         if classes is None:
             return None

@@ -186,32 +186,3 @@ def activation_after(layer: Any) -> str | None:
     if isinstance(operation, keras.layers.ReLU) and (operation.negative_slope or operation.threshold):
         return None  # It is not flat below zero, or flat above it.
     return type(operation).__name__.lower()
-
-
-def final_activation(model: keras.Model) -> str:
-    """Return the name of the activation that a model ends in, such as "softmax", in lower case.
-
-    The last layer of a nested model counts. A linear one at the end, for float32 outputs, is skipped.
-
-    >>> inner = keras.Sequential([keras.Input([2]), keras.layers.Dense(3, "softmax")])
-    >>> final_activation(keras.Sequential([keras.Input([2]), inner]))
-    'softmax'
-    """
-    for layer in reversed(getattr(model, "operations", model.layers)):
-        if isinstance(layer, keras.Model):
-            return final_activation(layer)
-        name = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__).lower()
-        if not (isinstance(layer, keras.layers.Activation) and name == "linear"):
-            return name
-    return ""
-
-
-def gives_probabilities(model: keras.Model, outputs: np.ndarray) -> bool:
-    """Return whether a model gives probabilities, by its final activation and by an array of its outputs.
-
-    Several outputs that sum to one are probabilities; a single output between 0 and 1 may be a logit.
-    """
-    if final_activation(model) in ("softmax", "sigmoid"):
-        return True
-    sums_to_one = np.allclose(outputs.sum(-1), 1, atol=1e-2)
-    return outputs.shape[-1] > 1 and bool((outputs >= 0).all()) and sums_to_one

@@ -99,6 +99,11 @@ def check_trainable(
 ) -> None:
     """Raise ValueError for what would train under the strategy, but not as one device does."""
     if strategy is None:
+        if any(isinstance(variable.value, tf.distribute.DistributedValues) for variable in model.variables):
+            raise ValueError(
+                "The model was created in the scope of a strategy. Give that as `strategy`, or create the "
+                "model outside of it."
+            )
         return
     for what, owner in (("model", model), ("optimizer", optimizer)):
         created = strategy.extended.variable_created_in_scope

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfbn.data.adapters import batch_reader
 from tfbn.foundation.errors import last_line
-from tfbn.layers import inspection
+from tfbn.layers.outputs import gives_probabilities
 from tfbn.serving import runtimes
 
 COMPARED_SIZES = (1, 3, 32)  # batches, besides the batch of all examples
@@ -152,7 +152,7 @@ def difference(outputs: dict[int, np.ndarray], expected: dict[int, np.ndarray]) 
 def probabilities_head(model: keras.Model, examples: np.ndarray) -> Callable:
     """Return the function that makes probabilities of the outputs of `model`."""
     outputs = np.asarray(model(examples, training=False), "float32")
-    if inspection.gives_probabilities(model, outputs):
+    if gives_probabilities(model, examples, outputs):
         return tf.identity
     return tf.sigmoid if outputs.shape[-1] == 1 else tf.nn.softmax
 

@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfbn.data.arrays import Data, as_classes, batch_order, check_batch_size, check_examples
+from tfbn.data.arrays import Data, Labels, batch_order, check_batch_size, check_examples
 from tfbn.data.streams import Stream, batched, grouped_batches, read_batches
 from tfbn.training.checkpoints import digest
+from tfbn.training.objectives import Objective
 from tfbn.training.steps import DeviceSteps
 
 EVALUATION_BATCH_SIZE = 1000
@@ -36,41 +37,41 @@ class Arrays(NamedTuple):
 class Network:
     """A compiled model that checks its data and creates its variables at the first of them.
 
-    `loss` is the solver's: None for cross-entropy, of class labels.
+    `objective` has the solver's loss and metrics. The first data decide how they read outputs and labels.
     """
 
-    def __init__(self, model: keras.Model, steps: DeviceSteps, loss: Any) -> None:
-        self.model, self.steps, self._loss = model, steps, loss
+    def __init__(self, model: keras.Model, steps: DeviceSteps, objective: Objective) -> None:
+        self.model, self.steps, self._objective = model, steps, objective
+        self.labels: Labels | None = None  # The form of class labels; None for other targets.
         self._outputs: dict[tuple, Any] = {}  # The symbolic output for each shape of input that came.
-        self._optimizer_start: list[tuple] = []  # The optimizer's variables and their first values.
+        self._optimizer_start: list[tuple] | None = None  # The optimizer's variables, their first values.
+
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """The number of examples in each batch, if the model was built for one."""
+        return self.model.inputs[0].shape[0] if getattr(self.model, "inputs", None) else None
 
     def prepare(self, x: ArrayLike | Arrays, y: Any = None) -> Arrays:
         """Check arrays against the model and move them to the device; see `Solver.prepare`."""
-        shape = tuple(x.x.shape) if isinstance(x, Arrays) else np.shape(x)
-        self._check_shape(shape)
-        classes = self.classes(shape)
-        if classes == 1:
-            raise ValueError(
-                "The model has one output, and the cross-entropy over one class is always 0. Give the "
-                "solver a `loss`, such as 'mse' or keras.losses.BinaryCrossentropy(from_logits=True)."
-            )
-        if isinstance(x, Arrays):
-            arrays = x
-            if classes is not None:
-                as_classes(arrays.y.numpy(), classes)
+        if not isinstance(x, Arrays):
+            _check_kind(x, y)
+            self._check_shape(np.shape(x))
+            x, y = check_examples(x, y, None)
         else:
-            checked = check_examples(x, y, classes)
+            self._check_shape(tuple(x.x.shape))
+            x, y = x.x, x.y.numpy()
+        output = self._output(x.shape)  # It creates the weights.
+        if self._optimizer_start is None:
             with self.steps.place():
-                arrays = Arrays(*map(tf.constant, checked))
-        if not self._optimizer_start:
-            self.steps.create_variables(*arrays, self._output(shape), self._loss)
+                self.labels = self._objective.compile(self.model, x, y, output.shape)
+        y = y if self.labels is None else self.labels.convert(y)
+        with self.steps.place():
+            arrays = Arrays(x if tf.is_tensor(x) else tf.constant(x), tf.constant(y))
+        if self._optimizer_start is None:
+            batch = (array[: self.fixed_batch_size or 1] for array in arrays)
+            self.steps.create_variables(*batch, output, self._objective.loss)
             self._optimizer_start = [(each, each.numpy()) for each in self.model.optimizer.variables]
         return arrays
-
-    def classes(self, shape: tuple) -> int | None:
-        """Return the number of classes of the labels, for inputs of this shape; None for other targets."""
-        output = self._output(shape)  # Also for other targets: it creates the weights.
-        return output.shape[-1] if self._loss is None else None
 
     def restart(self, fresh: keras.Model, learning_rate: float | None = None) -> None:
         """Copy the weights of `fresh` and restore the optimizer's first state; see `Solver.restart`."""
@@ -79,7 +80,7 @@ class Network:
                 self._build(fresh, shape)
         for variable, value in zip(self.model.variables, fresh.variables, strict=True):
             variable.assign(value)
-        for variable, value in self._optimizer_start:
+        for variable, value in self._optimizer_start or ():
             variable.assign(value)
         if learning_rate is not None:
             self.model.optimizer.learning_rate = learning_rate
@@ -89,15 +90,24 @@ class Network:
             return  # A model that waits for its first input, or takes any.
         expected = self.model.input_shape
         if len(shape) != len(expected) or any(
-            size not in (None, received) for size, received in zip(expected, shape, strict=True)
+            size not in (None, received) for size, received in zip(expected[1:], shape[1:], strict=True)
         ):
             hint = " Batch the examples, for example by dataset.batch(32)." if shape == expected[1:] else ""
             raise ValueError(
                 f"x must have the shape {expected} that the model takes. Received: {shape}.{hint}"
             )
 
+    def check_batches(self, examples: int, batch_size: int) -> None:
+        """Raise ValueError if the model was built for batches of another size."""
+        size = self.fixed_batch_size
+        if size is not None and (batch_size != size or examples % size):
+            raise ValueError(
+                f"The model takes batches of {size} examples alone. Give that as `batch_size`, and a "
+                f"multiple of it as examples. Received: batch_size={batch_size}, {examples:,} examples."
+            )
+
     def _output(self, shape):
-        shape = (None, *shape[1:])
+        shape = (self.fixed_batch_size, *shape[1:])
         if shape not in self._outputs:
             self._outputs[shape] = self._build(self.model, shape)
         return self._outputs[shape]
@@ -105,7 +115,13 @@ class Network:
     def _build(self, model, shape):
         """Return the symbolic output, which computes nothing but creates the weights of a model without."""
         with self.steps.place():
-            return model(keras.KerasTensor(shape))
+            output = model(keras.KerasTensor(shape))
+        if not isinstance(output, keras.KerasTensor):
+            raise ValueError(
+                "The model must return one tensor. Received: "
+                f"{type(output).__name__} of {len(output)}. Train it by its fit."
+            )
+        return output
 
 
 class ArrayFeed:
@@ -159,8 +175,8 @@ class DatasetFeed:
         self._steps_per_call = max(1, min(most, BYTES_PER_CALL // (size or 1)))
         self._steps, self.batch_size, self._shuffled = network.steps, batch_size, shuffled
         self.identity = identity or _describe(dataset)
-        classes, shapes = network.classes(arrays.x.shape), [array.shape[1:] for array in arrays]
-        self._grouped = functools.partial(grouped_batches, classes=classes, shapes=shapes)
+        shapes = [array.shape[1:] for array in arrays]
+        self._grouped = functools.partial(grouped_batches, labels=network.labels, shapes=shapes)
         # A reader of the dataset by the number of steps in a group, made once.
         self._reader = functools.cache(functools.partial(self._grouped, dataset))
 
@@ -187,6 +203,23 @@ class DatasetFeed:
         with contextlib.closing(read()) as groups:
             for x, y, sizes in groups:
                 self._steps.evaluate(x, y, int(sizes[0]))
+
+
+def _check_kind(x, y):
+    """Raise TypeError for data that are not arrays."""
+    for name, values in (("x", x), ("y", y)):
+        if (
+            values is None
+            or isinstance(values, dict | keras.utils.PyDataset)
+            or hasattr(values, "__next__")
+        ):
+            kind = type(values).__name__
+            hint = "Join its batches to arrays, or make it a tf.data.Dataset of batches (x, y)."
+            if isinstance(values, dict):
+                hint = "A network here has one input and one output."
+            raise TypeError(
+                f"`{name}` must be an array, or `x` a tf.data.Dataset. Received: {kind}. {hint}"
+            )
 
 
 def _first_batch(dataset):
@@ -233,7 +266,9 @@ def fit_feeds(
         train = DatasetFeed(network, x, y)
     else:
         arrays = network.prepare(x, y)
-        train = ArrayFeed(network.steps, arrays, check_batch_size(batch_size, len(arrays.y)), shuffle, seed)
+        batch_size = check_batch_size(batch_size, len(arrays.y))
+        network.check_batches(len(arrays.y), batch_size)
+        train = ArrayFeed(network.steps, arrays, batch_size, shuffle, seed)
     if validation_data is None:
         return train, None
     if isinstance(validation_data, tf.data.Dataset):
@@ -248,5 +283,8 @@ def evaluation_feed(network: Network, x: Any, y: Any, batch_size: int | None = N
     if isinstance(x, tf.data.Dataset):
         return DatasetFeed(network, x, y)
     arrays = network.prepare(x, y)
-    batch_size = EVALUATION_BATCH_SIZE if batch_size is None else check_batch_size(batch_size)
-    return ArrayFeed(network.steps, arrays, min(batch_size, len(arrays.y)))
+    if batch_size is None:
+        batch_size = network.fixed_batch_size or EVALUATION_BATCH_SIZE
+    batch_size = min(check_batch_size(batch_size), len(arrays.y))
+    network.check_batches(len(arrays.y), batch_size)
+    return ArrayFeed(network.steps, arrays, batch_size)

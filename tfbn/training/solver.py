@@ -14,12 +14,12 @@ from tfbn.data.arrays import Data
 from tfbn.data.streams import Stream
 from tfbn.foundation.arguments import integer
 from tfbn.foundation.provenance import versions
-from tfbn.layers.inspection import final_activation
 from tfbn.runtime.devices import describe_device, set_precision
 from tfbn.runtime.strategies import broadcast_from_chief, check_trainable, describe_strategy
 from tfbn.training.checkpoints import Checkpoints, check_workers_agree, digest, open_folder
 from tfbn.training.feeds import Arrays, Network, evaluation_feed, fit_feeds
 from tfbn.training.loop import History, keras_callbacks, run_epochs
+from tfbn.training.objectives import Objective
 from tfbn.training.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.training.signatures import describe_network
 from tfbn.training.steps import make_steps
@@ -46,8 +46,11 @@ class Solver:
             an optimizer. Default "adam".
         learning_rate: a number or a schedule of `keras.optimizers.schedules`. Default None: 0.01 if
             `optimizer` is a name, the optimizer's own otherwise.
-        loss: a Keras loss or its name. Default None: cross-entropy, of integer or one-hot labels.
-        metrics: Keras metrics or their names. Default ("accuracy",).
+        loss: a Keras loss or its name. Default None: cross-entropy, of integer or one-hot labels, and of
+            logits or probabilities, as the operations show that compute the model's output.
+        metrics: Keras metrics or their names, or None for none. Default ("accuracy",). By name, a metric
+            reads outputs as the loss does: under a binary cross-entropy of logits or a hinge loss, accuracy
+            cuts each output at 0. Labels take the form, one-hot or integers, that metrics of Keras need.
         jit: whether XLA compiles epochs. Default "auto": True, except for convolutions on a CPU, where
             XLA is many times slower. Where XLA fails, the solver warns, and `jit` is False from then on.
         device: "auto", "cpu", "gpu" or one by number such as "gpu:1". Default "auto": the first GPU
@@ -84,13 +87,14 @@ class Solver:
         optimizer: str | keras.optimizers.Optimizer = "adam",
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule | None = None,
         loss: Any = None,
-        metrics: Sequence = ("accuracy",),
+        metrics: Sequence | None = ("accuracy",),
         jit: bool | str = "auto",
         device: str = "auto",
         precision: str | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         _check_model(model)
+        objective = Objective(loss, metrics)
         if jit not in ("auto", True, False):
             raise ValueError(f"`jit` must be 'auto', True or False. Received: jit={jit!r}.")
         self._steps = make_steps(model, device, jit, strategy)
@@ -100,9 +104,9 @@ class Solver:
         with self._steps.place():  # The metrics create their variables here.
             optimizer = make_optimizer(optimizer, learning_rate)
             check_trainable(strategy, model, optimizer, loss)
-            own_loss = _cross_entropy(model) if loss is None else loss
-            model.compile(optimizer, own_loss, metrics=list(metrics))
-        self._network = Network(model, self._steps, loss)
+            # Loss and metrics come with the first data, which decide how to read outputs and labels.
+            model.compile(optimizer, loss)
+        self._network = Network(model, self._steps, objective)
         # At the start: callbacks change the learning rate, and a failure of XLA changes `jit`.
         self._start = {"optimizer": describe_optimizer(model.optimizer), "jit": self.jit}
 
@@ -265,15 +269,10 @@ def _check_model(model: keras.Model) -> None:
     inputs, outputs = (len(getattr(model, name, None) or [1]) for name in ("inputs", "outputs"))
     if max(inputs, outputs) > 1:
         raise ValueError(f"`model` must have one input and one output. Received: {inputs} and {outputs}.")
-    steps = ("train_step", "test_step")
-    if any(getattr(type(model), step) is not getattr(keras.Model, step) for step in steps):
+    names = ("train_step", "test_step", "compile", "metrics", "get_metrics_result", "reset_metrics")
+    own = [name for name in names if getattr(type(model), name) is not getattr(keras.Model, name)]
+    if own:
         raise ValueError(
-            "`model` must train by Keras' own train_step and test_step, whose metrics the solver "
-            f"reads. {type(model).__name__} has its own: train it by its fit."
+            f"`model` must train by Keras' own {', '.join(own)}. {type(model).__name__} has its own: train "
+            "it by its fit."
         )
-
-
-def _cross_entropy(model: keras.Model) -> keras.losses.Loss:
-    """Return the default loss: of probabilities where the model ends in a softmax, else of logits."""
-    logits = final_activation(model) != "softmax"
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)

@@ -44,24 +44,26 @@ class DeviceSteps:
         return tf.device(self.device)
 
     def create_variables(self, x: tf.Tensor, y: tf.Tensor, y_pred: Any, loss: Any) -> None:
-        """Create the variables of the optimizer and the metrics, by examples and the symbolic output."""
+        """Create the variables of the optimizer and the metrics, by examples and the symbolic output.
+
+        Keras creates those of metrics at their first update, which must not be in a compiled function, nor
+        for real: the network may keep state of what it was called on.
+        """
         with self.place():
             self._model.optimizer.build(self._model.trainable_variables)
-            self._create_metrics((x[:1], y[:1]))
+            symbolic_build(self._model, (x, y))
             self._model.reset_metrics()
 
-    def _create_metrics(self, batch):
-        # Keras creates the metrics' variables at their first update, which must not happen inside of a
-        # compiled function.
-        self._model.test_step(batch)
+    def averaged(self, run: Callable, *arguments: Any) -> dict[str, Any]:
+        """Return the loss and the metrics, averaged over the steps that ``run(*arguments)`` takes.
 
-    def averaged(self, run: Callable, *arguments: Any) -> dict[str, float]:
-        """Return the loss and the metrics, averaged over the steps that ``run(*arguments)`` takes."""
+        A metric of several values, such as one for each class, gives a list.
+        """
         with self.place():
             self._model.reset_metrics()
         run(*arguments)
         with self.place():
-            return {name: float(value) for name, value in self._model.get_metrics_result().items()}
+            return {name: np.asarray(v).tolist() for name, v in self._model.get_metrics_result().items()}
 
     def train(self, x: tf.Tensor, y: tf.Tensor) -> None:
         with self.place():
@@ -135,9 +137,6 @@ class ReplicaSteps(DeviceSteps):
         specs = (tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (y, y_pred))
         strategies.check_loss(loss, *specs)
         super().create_variables(x, y, y_pred, loss)
-
-    def _create_metrics(self, batch):
-        symbolic_build(self._model, batch)  # As Keras' fit does; a step would have to run on all replicas.
 
     def train(self, x: tf.Tensor, y: tf.Tensor) -> None:
         self._check_rows(len(x))
