@@ -187,6 +187,28 @@ def test_scores_of_binary_classifiers_equal_those_of_keras(rng, x):
             assert ways["moving"]["accuracy"] == pytest.approx(np.mean(votes == y))
 
 
+def test_scores_of_several_labels_an_example_cut_each_output(x):
+    y = (x > 5).astype(int)
+    model = keras.Sequential([keras.Input([3]), tfbn.BatchNormalization(), keras.layers.Dense(3)])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    ways = tfbn.diagnose(model, (x, y), loss=loss).ways
+    logits = np.asarray(model(x), "float64")
+    assert ways["moving"]["accuracy"] == pytest.approx(((logits > 0) == y).mean())
+    assert ways["moving"]["loss"] == pytest.approx(np.mean(np.logaddexp(0, logits) - y * logits), rel=1e-5)
+
+
+def test_numbers_that_look_like_classes_get_no_accuracy_under_a_loss_of_numbers(x):
+    model = keras.Sequential([keras.Input([3]), tfbn.BatchNormalization(), keras.layers.Dense(1)])
+    diagnosis = tfbn.diagnose(model, (x, (x[:, 0] > 5).astype(int)), loss="mse")
+    assert diagnosis.ways["moving"]["accuracy"] is None
+    assert not {"better", "worse", "equal"} & set(diagnosis.codes)
+
+
+def test_diagnose_rejects_labels_in_a_form_that_the_loss_does_not_take(x):
+    with pytest.raises(ValueError, match="'categorical_crossentropy' needs one-hot labels"):
+        tfbn.diagnose(norm_alone(), (x, (x[:, 0] > 5).astype(int)), loss="categorical_crossentropy")
+
+
 def test_a_loss_by_name_accepts_flat_labels(x):
     """A function, unlike a class of Keras', does not bring labels and outputs into one shape."""
     y = (x[:, 0] > 5).astype(int)

@@ -126,6 +126,8 @@ def load(
 
 
 def _check_options(name: str, sizes: dict[str, int | None], flags: dict[str, bool]) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"`name` must be the name of a data set, such as 'mnist'. Received: name={name!r}.")
     for option, size in sizes.items():
         if size is not None:
             arguments.integer(option, size)

@@ -19,6 +19,7 @@ from tfbn.foundation.files import to_json
 from tfbn.foundation.provenance import versions
 from tfbn.foundation.tables import text_table
 from tfbn.layers import inspection
+from tfbn.training.objectives import Objective
 
 SATURATED_OUTPUT = 4.0  # sigmoid and tanh are flat beyond
 SATURATED_SHARE = 0.95  # of the outputs of a saturated channel that are beyond
@@ -117,7 +118,7 @@ def diagnose(
         loss: a Keras loss or its name. Default None: cross-entropy of logits or probabilities.
 
     Raises:
-        ValueError, TypeError: as in `recalibrate`.
+        ValueError, TypeError: as in `recalibrate`; also for labels that `loss` does not take.
 
     >>> from tfbn import BatchNormalization
     >>> x = np.random.default_rng(0).normal(5, 1, [200, 3]).astype("float32")
@@ -129,7 +130,7 @@ def diagnose(
     layers = inspection.find_batchnorms(model)
     if steps is not None:
         steps = integer("steps", steps, at_least=0)
-    loss = None if loss is None else keras.losses.get(loss)
+    objective = Objective(loss, ())
     read = batch_reader(model, data, batch_size)
     with restored(model):
         rows = _layer_rows(model, layers, read, steps)
@@ -137,7 +138,7 @@ def diagnose(
         recalibrate(model, data, batch_size, force=True)
         recalibrated = [variable.numpy() for layer in layers for variable in layer.variables]
         model.set_weights(usual)
-        result = scores(model, layers, read, recalibrated, loss)
+        result = scores(model, layers, read, recalibrated, objective)
     found = findings.find(model, rows, result)
     about = {"examples": result.examples, "batch_size": result.largest_batch, "versions": versions()}
     texts, codes = [text for _, text in found], [code for code, _ in found if code]

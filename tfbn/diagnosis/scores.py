@@ -10,6 +10,7 @@ import numpy as np
 from tfbn.data.arrays import as_classes
 from tfbn.layers import inspection
 from tfbn.layers.outputs import gives_probabilities
+from tfbn.training.objectives import Objective
 
 WAYS = ("moving", "batch", "recalibrated", "single")
 REPLACEMENTS = {  # of the calls of the layers
@@ -34,11 +35,11 @@ def scores(
     layers: Sequence,
     read: Callable[[], Iterator],
     recalibrated: Sequence[np.ndarray],
-    loss: Callable | None,
+    objective: Objective,
 ) -> Scores:
     """Score a model in each of WAYS, in one pass over the batches ``(x, y)`` that `read` iterates over.
 
-    `recalibrated` has arrays for the variables of `layers`. Without a `loss`, labels that are not classes
+    `recalibrated` has arrays for the variables of `layers`. Labels that the objective's loss does not take
     are a ValueError.
     """
     is_logits, found_classes, finite = None, set[int](), True
@@ -53,13 +54,12 @@ def scores(
         outputs = {way: np.asarray(output, "float32") for way, output in outputs.items()}
         if is_logits is None:
             is_logits = not gives_probabilities(model, x, outputs["moving"])
-        number = outputs["moving"].shape[-1]
-        # With a loss of the caller's, a single output may be a regression.
-        has_classes = y is not None and (number > 1 or loss is None)
-        classes = _classes(np.asarray(y), number) if has_classes else None
+        labels, shape = None if y is None else np.asarray(y), outputs["moving"].shape
+        classes, threshold = _read_labels(labels, shape, objective, is_logits)
+        loss = _loss_of(labels, classes, shape[-1], objective, is_logits)
         found_classes.update([] if classes is None else np.unique(classes).tolist())
         for way, output in outputs.items():
-            for key, value in _score(output, outputs["moving"], y, loss, is_logits).items():
+            for key, value in _score(output, outputs["moving"], classes, threshold, loss).items():
                 sums[way][key] = sums[way].get(key, 0.0) + value * size
     total = sum(sizes)
     means = {
@@ -98,7 +98,8 @@ def right_predictions(model: keras.Model, read: Callable[[], Iterator]) -> np.nd
         classes = _classes(np.asarray(y), output.shape[-1])
         if classes is None:
             return None
-        right.append(_predictions(output, is_logits) == classes)
+        threshold = None if output.shape[-1] > 1 else (0 if is_logits else 0.5)
+        right.append(_predictions(output, threshold) == classes)
     return np.concatenate(right)
 
 
@@ -107,36 +108,58 @@ def _assign(variables, values):
         variable.assign(value)
 
 
-def _score(output, usual, labels, loss, is_logits):
-    """Return the SCORES that are defined for one batch; `usual` is the output under moving averages."""
-    number = output.shape[-1]
-    predictions, score = _predictions(output, is_logits), {}
-    labels = None if labels is None else np.asarray(labels)
-    classes = None if labels is None else _classes(labels, number)
-    # A single output may be a number rather than a class: the labels decide.
-    if number > 1 or classes is not None:
-        score["flips"] = float(np.mean(predictions != _predictions(usual, is_logits)))
-    if classes is not None:
-        score["accuracy"] = float(np.mean(predictions == classes))
-    if labels is not None and loss is not None:
+def _read_labels(labels, shape, objective, is_logits):
+    """Return labels as classes, None if they are not, and the threshold of outputs that decide for 1.
+
+    Without a threshold, the largest output decides. `shape` is that of the outputs.
+    """
+    number, threshold = shape[-1], objective.binary_threshold
+    if labels is not None:
+        objective.check_labels(labels, shape)
+    is_regression = number == 1 and objective.loss is not None and threshold is None
+    classes = None if labels is None or is_regression else _classes(labels, number)
+    if number == 1:
+        return classes, (0 if is_logits else 0.5) if threshold is None else threshold
+    if classes is None and labels is not None and threshold is not None and labels.shape == shape:
+        return labels, threshold  # Several labels an example: each output decides for itself.
+    return classes, None
+
+
+def _loss_of(labels, classes, number, objective, is_logits):
+    """Return a function of outputs that gives their mean loss, or None without labels for it."""
+    if labels is not None and objective.loss is not None:
+        loss = keras.losses.get(objective.loss)
         targets = labels[:, None] if number == labels.ndim == 1 else labels
-        score["loss"] = float(np.mean(loss(targets, output)))
-    elif classes is not None:
+        return lambda output: float(np.mean(loss(targets, output)))
+    if classes is not None:
         losses = keras.losses
         kind = losses.BinaryCrossentropy if number == 1 else losses.SparseCategoricalCrossentropy
-        score["loss"] = float(kind(from_logits=is_logits)(classes[:, None], output))
-    elif labels is not None and number > 1:
+        return lambda output: float(kind(from_logits=is_logits)(classes[:, None], output))
+    if labels is not None and number > 1:
         raise ValueError(
             f"The labels must be classes from 0 to {number - 1}, as integers or one-hot. Received: a batch "
             f"of shape {labels.shape}, from {labels.min()} to {labels.max()}. Give a `loss` for others."
         )
+    return None
+
+
+def _score(output, usual, classes, threshold, loss):
+    """Return the SCORES that are defined for one batch; `usual` is the output under moving averages."""
+    predictions, score = _predictions(output, threshold), {}
+    # A single output may be a number rather than a class: the labels decide.
+    if output.shape[-1] > 1 or classes is not None:
+        score["flips"] = float(np.mean(predictions != _predictions(usual, threshold)))
+    if classes is not None:
+        score["accuracy"] = float(np.mean(predictions == classes))
+    if loss is not None:
+        score["loss"] = loss(output)
     return score
 
 
-def _predictions(output, is_logits):
-    if output.shape[-1] > 1:
+def _predictions(output, threshold):
+    if threshold is None:
         return output.argmax(-1)
-    return (output > (0 if is_logits else 0.5)).ravel()
+    return (output > threshold).reshape(-1 if output.shape[-1] == 1 else output.shape)
 
 
 def _classes(labels, number):

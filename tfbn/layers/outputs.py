@@ -88,8 +88,8 @@ def _compute_kind(operation: tf.Operation, kinds: dict[Any, str | None]) -> str 
         return _join(name, [kind for kind in (_kind(value, kinds) for value in values) if kind != CONSTANT])
     if name == "Sub" and _kind(inputs[0], kinds) == CONSTANT and _kind(inputs[1], kinds) == SIGMOID:
         return SIGMOID  # 1 - p
-    if name == "Log":  # The logarithm of a softmax is a logit of each class, that of a sigmoid is not.
-        return {SOFTMAX: SCORES, SIGMOID: None}.get(kind := _kind(inputs[0], kinds), kind)
+    if name == "Log" and _kind(inputs[0], kinds) in (SIGMOID, None):
+        return None  # The logarithms of a softmax are logits, those of a sigmoid are not.
     return SCORES
 
 

@@ -53,23 +53,27 @@ class Network:
 
     def prepare(self, x: ArrayLike | Arrays, y: Any = None) -> Arrays:
         """Check arrays against the model and move them to the device; see `Solver.prepare`."""
-        if not isinstance(x, Arrays):
+        if isinstance(x, Arrays):
+            examples, targets = x.x, x.y.numpy()
+            self._check_shape(tuple(examples.shape))
+        else:
             _check_kind(x, y)
             self._check_shape(np.shape(x))
-            x, y = check_examples(x, y, None)
-        else:
-            self._check_shape(tuple(x.x.shape))
-            x, y = x.x, x.y.numpy()
-        output = self._output(x.shape)  # It creates the weights.
-        if self._optimizer_start is None:
+            examples, targets = check_examples(x, y, None)
+        output = self._output(examples.shape)  # It creates the weights.
+        is_first = self._optimizer_start is None
+        if is_first:
             with self.steps.place():
-                self.labels = self._objective.compile(self.model, x, y, output.shape)
-        y = y if self.labels is None else self.labels.convert(y)
+                self.labels = self._objective.compile(self.model, examples, targets, output.shape)
+        if self.labels is not None:
+            targets = self.labels.convert(targets)
         with self.steps.place():
-            arrays = Arrays(x if tf.is_tensor(x) else tf.constant(x), tf.constant(y))
-        if self._optimizer_start is None:
-            batch = (array[: self.fixed_batch_size or 1] for array in arrays)
-            self.steps.create_variables(*batch, output, self._objective.loss)
+            arrays = Arrays(
+                examples if tf.is_tensor(examples) else tf.constant(examples), tf.constant(targets)
+            )
+        if is_first:
+            x, y = (array[: self.fixed_batch_size or 1] for array in arrays)
+            self.steps.create_variables(x, y, output, self._objective.loss)
             self._optimizer_start = [(each, each.numpy()) for each in self.model.optimizer.variables]
         return arrays
 
@@ -119,7 +123,7 @@ class Network:
         if not isinstance(output, keras.KerasTensor):
             raise ValueError(
                 "The model must return one tensor. Received: "
-                f"{type(output).__name__} of {len(output)}. Train it by its fit."
+                f"{type(output).__name__} of {len(output)}. Choose one, or train the model by its fit."
             )
         return output
 
@@ -274,7 +278,10 @@ def fit_feeds(
     if isinstance(validation_data, tf.data.Dataset):
         return train, DatasetFeed(network, validation_data)
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-        raise ValueError("`validation_data` must be a pair (x, y) or a tf.data.Dataset.")
+        raise ValueError(
+            "`validation_data` must be a pair (x, y) or a tf.data.Dataset. Received: "
+            f"{type(validation_data).__name__}."
+        )
     return train, evaluation_feed(network, *validation_data)
 
 

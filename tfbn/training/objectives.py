@@ -106,9 +106,9 @@ class Objective:
             labels = self._label_form(y, shape[-1])
             loss = _read_term("loss", keras.losses.get, _cross_entropy(output_kind(model, x), labels))
         else:
-            self._check_labels(y, shape)
+            self.check_labels(y, shape)
             labels, loss = None, self._loss
-        is_binary = loss.key in (*BINARY_LOSSES, *HINGE_LOSSES)
+        is_binary = loss.key in BINARY_LOSSES + HINGE_LOSSES
         if loss.key in BINARY_LOSSES and shape[-1] != 1:
             is_binary = output_kind(model, x) != SOFTMAX  # Of a softmax, one class is right.
         metrics = [_fit_metric(metric, loss, is_binary) for metric in self._metrics]
@@ -125,15 +125,26 @@ class Objective:
         came_one_hot = y.ndim == 2 and y.shape[1] == classes > 1
         return Labels(classes, ONE_HOT in forms or (AS_THEY_COME in forms and came_one_hot))
 
-    def _check_labels(self, y, shape):
-        """Raise ValueError for class labels in a form that the loss or a metric does not take."""
+    @property
+    def binary_threshold(self) -> float | None:
+        """The output from which on a binary cross-entropy decides for class 1; None for other losses."""
+        if self._loss is None or self._loss.key not in BINARY_LOSSES:
+            return None
+        return 0.0 if self._loss.from_logits else 0.5
+
+    def check_labels(self, y: np.ndarray, shape: tuple) -> None:
+        """Raise ValueError for class labels in a form that the loss or a metric does not take.
+
+        `shape` is that of the outputs.
+        """
         classes = shape[-1]
         if classes is None or classes == 1:
             return
         forms = {len(shape): ONE_HOT if y.shape[-1] == classes else INTEGER, len(shape) - 1: INTEGER}
         received = forms.get(y.ndim)
-        for term in (self._loss, *self._metrics):
-            if received is not None and term.form in {ONE_HOT, INTEGER} - {received}:
+        contrary = {ONE_HOT: INTEGER, INTEGER: ONE_HOT}.get(received or "")
+        for term in filter(None, (self._loss, *self._metrics)):
+            if contrary is not None and term.form == contrary:
                 raise ValueError(
                     f"{term} needs {term.form} labels. Received: y of the shape {y.shape}, for outputs of "
                     f"the shape {shape}. Convert y, by keras.utils.to_categorical or argmax, or take "
@@ -150,9 +161,9 @@ def _read_term(argument: str, get: Callable, given: Any) -> _Term:
     except (TypeError, ValueError):
         known = "a loss" if argument == "loss" else "metrics"
         raise ValueError(f"`{argument}` must be {known} that Keras has. Received: {given!r}.") from None
-    options = {}
-    if isinstance(term, functools.partial):
-        term, options = term.func, term.keywords
+    options: dict[str, Any] = {}
+    if isinstance(given, functools.partial):
+        term, options = given.func, dict(given.keywords)
     elif hasattr(term, "get_config"):
         options = term.get_config()
     named = term if hasattr(term, "__name__") else type(term)

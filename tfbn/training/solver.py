@@ -269,6 +269,8 @@ def _check_model(model: keras.Model) -> None:
     inputs, outputs = (len(getattr(model, name, None) or [1]) for name in ("inputs", "outputs"))
     if max(inputs, outputs) > 1:
         raise ValueError(f"`model` must have one input and one output. Received: {inputs} and {outputs}.")
+    if isinstance(getattr(model, "input", None), dict):
+        raise ValueError("`model` must take its input as a tensor. Received: a model of a dict of inputs.")
     names = ("train_step", "test_step", "compile", "metrics", "get_metrics_result", "reset_metrics")
     own = [name for name in names if getattr(type(model), name) is not getattr(keras.Model, name)]
     if own:

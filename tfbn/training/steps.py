@@ -1,6 +1,7 @@
 """The compiled functions of one model: an epoch, a step, an evaluation; on one device or over replicas."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,8 +36,9 @@ class DeviceSteps:
 
     def __init__(self, model: keras.Model, device: str, jit: bool) -> None:
         self.device, self.jit, self._model = device, jit, model
-        self._epoch = tf.function(self._run_epoch, jit_compile=jit)
-        self._step = tf.function(self._run_step, reduce_retracing=True)
+        # Partial functions, as TensorFlow counts the traces of a method over all Solvers, and warns.
+        self._epoch = tf.function(functools.partial(self._run_epoch), jit_compile=jit)
+        self._step = tf.function(functools.partial(self._run_step), reduce_retracing=True)
         self._evaluations: dict = {}
 
     def place(self) -> contextlib.AbstractContextManager:
@@ -81,7 +83,7 @@ class DeviceSteps:
                 # XLA compiles a program before it runs any of it: no step was lost.
                 warn_caller(f"XLA failed, training goes on without: {first_line(error)}")
                 self.jit = False
-                self._epoch = tf.function(self._run_epoch)
+                self._epoch = tf.function(functools.partial(self._run_epoch))
                 self._epoch(x, y, order, batch_size)
 
     def evaluate(self, x: tf.Tensor, y: tf.Tensor, batch_size: int) -> None:
@@ -128,7 +130,7 @@ class ReplicaSteps(DeviceSteps):
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy) -> None:
         super().__init__(model, strategies.device_of(strategy), jit=False)
         self._strategy = strategy
-        self._evaluation = tf.function(self._run_shares, reduce_retracing=True)
+        self._evaluation = tf.function(functools.partial(self._run_shares), reduce_retracing=True)
 
     def place(self) -> contextlib.AbstractContextManager:
         return strategies.scope(self._strategy)
