@@ -58,6 +58,11 @@ class TinyRagged(TinyImages):
         )
 
 
+def test_load_rejects_a_name_that_is_not_a_string():
+    with pytest.raises(TypeError, match="name=None"):
+        tfbn.data.load(None)
+
+
 def test_load_prepares_and_reads_a_set(tmp_path):
     loaded = data.load("tiny_images", data_dir=tmp_path, validation_size=5)
     assert [split.x.shape for split in loaded.splits().values()] == [(35, 6), (5, 6), (10, 6)]

@@ -99,6 +99,50 @@ def test_waiting_and_subclassed_models_train_as_functional_ones(blobs):
     assert losses[1] == losses[2]
 
 
+def with_fixed_batch(layer=None):
+    start = keras.initializers.GlorotUniform(1)
+    inputs = keras.Input([2, 4], batch_size=10)
+    x = (layer or keras.layers.Flatten())(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, kernel_initializer=start)(x))
+
+
+def test_models_of_a_fixed_batch_size_train_on_batches_of_it(blobs):
+    x, y = blobs.test.x.reshape(50, 2, 4), blobs.test.y
+    free = keras.Sequential([keras.Input([2, 4]), *with_fixed_batch().layers[1:]])
+    options = dict(batch_size=10, shuffle=False, validation_data=(x, y), epochs=2)
+    fixed = tfbn.Solver(with_fixed_batch(), "sgd").fit(x, y, **options)
+    free = tfbn.Solver(free, "sgd").fit(x, y, **options)
+    np.testing.assert_allclose(fixed["val_loss"], free["val_loss"], rtol=1e-6)
+    recurrent = tfbn.Solver(with_fixed_batch(keras.layers.LSTM(3, stateful=True)), "sgd", jit=False)
+    assert np.isfinite(recurrent.fit(x, y, **options)["val_loss"]).all()
+    for solver_data, size in (((x, y), 25), ((x[:45], y[:45]), 10)):
+        with pytest.raises(ValueError, match="batches of 10 examples alone"):
+            tfbn.Solver(with_fixed_batch()).fit(*solver_data, batch_size=size)
+
+
+def several(kind):
+    def call(x):
+        return {"a": x} if kind is dict else kind([x])
+
+    class Several(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.out = keras.layers.Dense(3)
+
+        def call(self, x):
+            return call(self.out(x))
+
+    inputs = keras.Input([8])
+    return Several(), keras.Model(inputs, call(keras.layers.Dense(3)(inputs)))
+
+
+@pytest.mark.parametrize("kind", [dict, list, tuple])
+def test_outputs_that_are_not_one_tensor_are_rejected(kind):
+    for model in several(kind):
+        with pytest.raises(ValueError, match=f"one tensor. Received: {kind.__name__} of 1"):
+            tfbn.Solver(model).fit(X, Y)
+
+
 def test_cross_entropy_rejects_one_output(blobs):
     waiting = keras.Sequential([keras.layers.Dense(1)])
     for model in (net(classes=1), waiting):
@@ -115,6 +159,14 @@ def test_targets_of_any_float_dtype_give_one_loss(blobs):
 
 
 X, Y = np.zeros([10, 8], "float32"), np.arange(10) % 3
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return X, Y
 
 
 def with_nan():
@@ -155,6 +207,12 @@ def with_nan():
         (lambda s: s.fit(tf.data.Dataset.from_tensors(X)), ValueError, "pairs (x, y)"),
         (lambda s: s.fit(tf.data.Dataset.from_tensors((X, Y + 7))), ValueError, "labels from 7 to 9"),
         (lambda s: s.fit(X, Y, batch_size=5, validation_data=(X, Y + 7)), ValueError, "labels from 7 to 9"),
+        (lambda s: s.fit(Batches()), TypeError, "Received: Batches. Join its batches"),
+        (lambda s: s.fit(X, Y, batch_size=5, validation_data=Batches()), ValueError, "Received: Batches"),
+        (lambda s: s.fit((X, Y) for _ in range(3)), TypeError, "Received: generator. Join its batches"),
+        (lambda s: s.fit([(X, Y), (X, Y)]), TypeError, "`y` must be an array"),
+        (lambda s: s.evaluate({"a": X}, Y), TypeError, "Received: dict"),
+        (lambda s: s.fit(X), TypeError, "Received: NoneType"),
     ],
 )
 def test_solver_rejects_bad_data_and_keeps_its_weights(run, error, message):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfbn
 from tfbn.data.arrays import batch_order
@@ -169,6 +170,41 @@ def test_keras_saves_and_evaluates_the_trained_model(blobs, tmp_path):
     assert int(again.optimizer.iterations) == int(solver.model.optimizer.iterations) == 14
 
 
+def test_preparing_moves_no_state_that_a_layer_keeps_in_inference(blobs):
+    class Calls(keras.layers.Layer):
+        def build(self, shape):
+            self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, x):
+            self.calls.assign_add(1)
+            return x
+
+    layer = Calls()
+    solver = tfbn.Solver(keras.Sequential([keras.Input([8]), layer, keras.layers.Dense(3)]))
+    layer.calls.assign(0)
+    solver.prepare(*blobs.test)
+    assert layer.calls.numpy() == 0
+    solver.evaluate(*blobs.test, batch_size=10)
+    assert layer.calls.numpy() == 5
+
+
+def test_many_solvers_print_no_retracing_warning(caplog):
+    x, y = np.eye(8, dtype="float32"), np.arange(8) % 3
+    dataset = tf.data.Dataset.from_tensors((x, y))
+    for _ in range(6):
+        solver = tfbn.Solver(keras.Sequential([keras.Input([8]), keras.layers.Dense(3)]), jit=False)
+        solver.fit(x, y, batch_size=8, validation_data=(x, y))
+        solver.fit(dataset)
+        solver.train(x[:5], y[:5])
+    assert "retracing" not in caplog.text
+
+
+def test_metrics_may_be_none():
+    solver = tfbn.Solver(net(), jit=False, metrics=None)
+    history = solver.fit(np.eye(8), np.arange(8) % 3, batch_size=8)
+    assert set(history.history) == {"epoch", "loss", "seconds"}
+
+
 def test_learning_rate_may_be_a_numpy_integer():
     assert float(tfbn.Solver(net(), "sgd", np.int64(1), jit=False).model.optimizer.learning_rate) == 1.0
 
@@ -176,6 +212,27 @@ def test_learning_rate_may_be_a_numpy_integer():
 class Own(keras.Sequential):
     def train_step(self, data):
         return {"loss": 0.0}
+
+
+class OwnCompile(keras.Sequential):
+    def compile(self, *arguments, **options):
+        super().compile(*arguments, **options)
+
+
+class OwnMetrics(keras.Sequential):
+    @property
+    def metrics(self):
+        return []
+
+
+def dict_input():
+    i = keras.Input([8], name="a")
+    return keras.Model({"a": i}, keras.layers.Dense(3)(i))
+
+
+def of_a_strategy():
+    with tf.distribute.MirroredStrategy(["cpu:0"]).scope():
+        return net()
 
 
 def two_inputs():
@@ -197,6 +254,16 @@ def two_inputs():
         ({"model": two_inputs()}, ValueError, "2 and 1"),
         ({"jit": "yes"}, ValueError, "jit='yes'"),
         ({"model": Own([keras.Input([8])])}, ValueError, "Own has its own"),
+        ({"model": OwnCompile([keras.Input([8])])}, ValueError, "Keras' own compile"),
+        ({"model": OwnMetrics([keras.Input([8])])}, ValueError, "Keras' own metrics"),
+        ({"model": dict_input()}, ValueError, "a dict of inputs"),
+        ({"model": of_a_strategy()}, ValueError, "Give that as `strategy`"),
+        ({"metrics": "accuracy"}, TypeError, "a list of Keras metrics"),
+        ({"metrics": {"out": "accuracy"}}, TypeError, "a list of Keras metrics"),
+        ({"metrics": ["accuraci"]}, ValueError, "Received: 'accuraci'"),
+        ({"metrics": [["accuracy"]]}, ValueError, "Received: ['accuracy']"),
+        ({"loss": "mean"}, ValueError, "`loss` must be a loss that Keras has"),
+        ({"loss": ["mse"]}, ValueError, "`loss` must be a loss that Keras has"),
         ({"model": net(dtype="float64"), "precision": "mixed_float16"}, ValueError, "float64"),
     ],
 )
