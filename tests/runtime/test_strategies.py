@@ -383,3 +383,37 @@ def test_interrupt_ends_the_wait_for_workers(tmp_path):
     finally:
         chief.kill()
         chief.communicate()
+
+
+def test_a_second_strategy_trains_without_collectives_or_is_refused_in_a_line(python):
+    """TensorFlow numbers the collectives of each strategy from the same number."""
+    losses = python(
+        """
+import keras, numpy as np, tensorflow as tf, tfbn
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+x = np.random.default_rng(0).normal(size=[32, 8]).astype("float32")
+y = np.argmax(x[:, :3], 1)
+
+def train(width, strategy=None):
+    if strategy is None:
+        model = tfbn.Model(8, 3, (width,), seed=0)
+    else:
+        with strategy.scope():
+            model = tfbn.Model(8, 3, (width,), seed=0)
+    return tfbn.Solver(model, strategy=strategy, jit=False).fit(x, y, batch_size=16)["loss"][0]
+
+devices = ["cpu:0", "cpu:1"]
+train(6, tf.distribute.MirroredStrategy(devices))
+try:
+    train(7, tf.distribute.MirroredStrategy(devices))
+except ValueError as error:
+    assert str(error).count("\\n") == 0 and "ReductionToOneDevice" in str(error), error
+else:
+    raise AssertionError("TensorFlow tells the collectives of two strategies apart now.")
+apart = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+print(train(7, apart), train(7))
+"""
+    )
+    second, alone = map(float, losses.split())
+    assert second == pytest.approx(alone, rel=1e-5)

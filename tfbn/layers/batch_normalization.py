@@ -58,7 +58,8 @@ class BatchNormalization(keras.layers.Layer):
             renorm_stddev. Default False.
         renorm_clipping: the bounds of `r` and `d`, any of "rmin", "rmax", "dmax". Default None: no bounds.
         renorm_momentum: the momentum of renorm_mean and renorm_stddev, in [0, 1]. Default 0.99.
-        synchronized: whether to take the moments over all replicas. Default False: each replica's own.
+        synchronized: whether to take the moments over all replicas of the one strategy in a process.
+            Default False: each replica's own.
         unbiased: whether `moving_variance` averages ``variance * count / (count - 1)`` (Bessel's
             correction), as Algorithm 2 and PyTorch do. Default False, as Keras.
         debias: whether inference frees the moving averages of their initial values, as Adam does: they

@@ -200,10 +200,22 @@ def broadcast_bytes(strategy: tf.distribute.Strategy, content: bytes) -> bytes:
 
 @contextlib.contextmanager
 def scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Enter the strategy's scope; raise ConnectionError, in one line, if another worker is gone."""
+    """Enter the strategy's scope; raise ConnectionError, in one line, if another worker is gone.
+
+    TensorFlow numbers the collectives of each strategy from one number, and confuses those of two
+    strategies in a process where their shapes differ. That is a ValueError.
+    """
     try:
         with strategy.scope():
             yield
+    except tf.errors.InvalidArgumentError as error:
+        if "in the collective instance" not in str(error):
+            raise
+        raise ValueError(
+            "TensorFlow confuses the sums over replicas of two strategies in one process. Create one "
+            "strategy for all models, or give later ones "
+            "cross_device_ops=tf.distribute.ReductionToOneDevice()."
+        ) from None
     except WORKER_GONE_ERRORS as error:
         if workers(strategy) == 1:
             raise
