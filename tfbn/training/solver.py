@@ -62,9 +62,9 @@ class Solver:
             with the whole batch, if the batch norm layers are `synchronized`; those of a `tfbn.Model` built
             in the strategy's scope are. Create the model, and an `optimizer` that is not a name, within
             ``with strategy.scope():``. Several workers must make the same calls with the same data; only
-            the chief writes checkpoints, and callbacks run on each worker. Create one strategy in a process,
-            and later ones with ``cross_device_ops=tf.distribute.ReductionToOneDevice()``. Default None: one
-            device.
+            the chief writes checkpoints, and callbacks run on each worker. Create one strategy in a
+            process, later ones with ``cross_device_ops=tf.distribute.ReductionToOneDevice()``. Default
+            None: one device.
 
     Raises:
         ValueError: the optimizer, device or precision is unknown; the message lists those that exist.
