@@ -136,7 +136,24 @@ def small_data():
     return tfbn.data.Data(train=(X, BINARY), validation=(X, BINARY), test=(X, BINARY))
 
 
-@pytest.mark.parametrize("metric", ["AUC", metrics.Precision(), metrics.BinaryAccuracy()])
+@pytest.mark.parametrize(
+    ("name", "reads_logits"),
+    [
+        ("AUC", metrics.AUC(from_logits=True)),
+        ("Precision", metrics.Precision(thresholds=0)),
+        ("FalsePositives", metrics.FalsePositives(thresholds=0)),
+        ("binary_crossentropy", metrics.BinaryCrossentropy(from_logits=True)),
+    ],
+)
+def test_metrics_by_name_read_logits(name, reads_logits):
+    loss = losses.BinaryCrossentropy(from_logits=True)
+    history, logits = evaluated(BINARY[:, None], loss, 1, metrics=[name])
+    reads_logits.reset_state()
+    expected = by_keras(reads_logits, BINARY[:, None], logits)
+    assert history[f"val_{name}"] == [pytest.approx(expected, rel=1e-5)]
+
+
+@pytest.mark.parametrize("metric", [metrics.AUC(), metrics.Precision(), metrics.BinaryAccuracy()])
 def test_metrics_that_would_read_logits_as_probabilities_are_warned_of(metric):
     with pytest.warns(UserWarning, match="reads outputs as probabilities"):
         evaluated(BINARY, losses.BinaryCrossentropy(from_logits=True), 1, metrics=[metric])

@@ -20,19 +20,6 @@ CROSS_ENTROPIES = {
 }
 BINARY_LOSSES = ("binarycrossentropy", "binaryfocalcrossentropy")
 HINGE_LOSSES = ("hinge", "squaredhinge")
-THRESHOLD_METRICS = (
-    *(
-        "auc",
-        "binaryaccuracy",
-        "binaryiou",
-        "precision",
-        "recall",
-        "precisionatrecall",
-        "recallatprecision",
-    ),
-    *("sensitivityatspecificity", "specificityatsensitivity"),
-    *("truepositives", "truenegatives", "falsepositives", "falsenegatives"),
-)
 ACCURACY, CROSS_ENTROPY = ("accuracy", "acc"), ("crossentropy", "ce")
 ANY_FORM = (*ACCURACY, *CROSS_ENTROPY, "mean", "sum")
 # The forms of labels that a loss or metric needs; one of the caller's own takes them as they come.
@@ -72,6 +59,14 @@ class _Term:
         if not self.key:
             return AS_THEY_COME
         return INTEGER if self.options.get("sparse_y_true", self.key.startswith("sparse")) else ONE_HOT
+
+    @property
+    def reads_probabilities(self) -> bool:
+        """Whether the term takes outputs for probabilities, by a threshold or a logarithm."""
+        if self.key == "auc" or self.key in CROSS_ENTROPIES:
+            return not self.from_logits
+        thresholds = self.options.get("thresholds", self.options.get("threshold") or 0)
+        return bool(np.any(0.5 if thresholds is None else thresholds))
 
     def __str__(self) -> str:
         if isinstance(self.given, str):
@@ -198,21 +193,22 @@ def _fit_metric(metric: _Term, loss: _Term, is_binary: bool) -> Any:
     class. Under a binary loss each output is cut by itself instead: probabilities at 0.5, logits at 0. A
     metric that is an object stays as it is; one that reads logits as probabilities is warned of.
     """
-    by_name = isinstance(metric.given, str)
-    if by_name and is_binary and metric.key in (*ACCURACY, "binaryaccuracy"):
-        if loss.key in HINGE_LOSSES:
-            return keras.metrics.MeanMetricWrapper(sign_accuracy, name=metric.given)
-        threshold = 0.0 if loss.from_logits else 0.5
-        function = keras.metrics.binary_accuracy  # The class allows no threshold of 0.
-        return keras.metrics.MeanMetricWrapper(function, name=metric.given, threshold=threshold)
-    if not (loss.from_logits or loss.key in HINGE_LOSSES):
-        return metric.given
-    key = loss.key if metric.key in CROSS_ENTROPY else metric.key
-    if by_name and key in CROSS_ENTROPIES:
-        return CROSS_ENTROPIES[key](name=metric.given, from_logits=True)
-    thresholds = metric.options.get("thresholds", metric.options.get("threshold"))
-    reads_probabilities = key in THRESHOLD_METRICS and np.any(0.5 if thresholds is None else thresholds)
-    if not metric.from_logits and (reads_probabilities or key in CROSS_ENTROPIES):
+    takes_scores = loss.from_logits or loss.key in HINGE_LOSSES
+    if isinstance(metric.given, str):
+        if is_binary and metric.key in (*ACCURACY, "binaryaccuracy"):
+            if loss.key in HINGE_LOSSES:
+                return keras.metrics.MeanMetricWrapper(sign_accuracy, name=metric.given)
+            function = keras.metrics.binary_accuracy  # The class allows no threshold of 0.
+            return keras.metrics.MeanMetricWrapper(
+                function, name=metric.given, threshold=0.0 if takes_scores else 0.5
+            )
+        key = loss.key if metric.key in CROSS_ENTROPY else metric.key
+        if takes_scores and key in CROSS_ENTROPIES:
+            return CROSS_ENTROPIES[key](name=metric.given, from_logits=True)
+        if takes_scores and is_binary and (key == "auc" or "thresholds" in metric.options):
+            for_scores = {"from_logits": True} if key == "auc" else {"thresholds": 0}
+            return type(keras.metrics.get(metric.given))(name=metric.given, **for_scores)
+    if takes_scores and metric.reads_probabilities:
         warn_caller(
             f"{metric} reads outputs as probabilities, but the loss takes them as logits. Give {metric} "
             "from_logits=True or thresholds of logits, such as 0, or end the model in probabilities."
