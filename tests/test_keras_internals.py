@@ -142,3 +142,20 @@ def test_mask_of_returns_the_mask_of_a_tensor_or_none():
     masked = keras.layers.Dense(2)(keras.layers.Masking()(inputs))
     assert keras_internals.mask_of(inputs) is None
     assert keras_internals.mask_of(masked).dtype == "bool"
+
+
+def test_take_initial_epoch_returns_once_what_a_backup_restored(tmp_path):
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    backup = keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    model.fit(np.ones([4, 2]), np.ones(4), epochs=3, callbacks=[backup], verbose=0)
+    assert keras_internals.take_initial_epoch(model) == 0
+    backup.on_train_begin()
+    assert keras_internals.take_initial_epoch(model) == 3
+    assert keras_internals.take_initial_epoch(model) == 0
+
+
+def test_profiles_batches_reads_what_tensorboard_was_told(tmp_path):
+    for batch, expected in ((0, False), (1, True), ((2, 4), True)):
+        board = keras.callbacks.TensorBoard(tmp_path, profile_batch=batch)
+        assert keras_internals.profiles_batches(board) is expected

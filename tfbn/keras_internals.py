@@ -50,3 +50,14 @@ def symbolic_build(model: Any, batch: tuple) -> None:
 def mask_of(tensor: Any) -> Any:
     """Return the mask that Keras passes on with a tensor, or None without one."""
     return getattr(tensor, "_keras_mask", None)
+
+
+def take_initial_epoch(model: Any) -> int:
+    """Return the number of epochs that `keras.callbacks.BackupAndRestore` restored, and reset it to 0."""
+    epoch, model._initial_epoch = getattr(model, "_initial_epoch", None), None
+    return epoch or 0
+
+
+def profiles_batches(callback: Any) -> bool:
+    """Return whether a `keras.callbacks.TensorBoard` profiles batches; False if Keras cannot answer."""
+    return getattr(callback, "_should_trace", False)

@@ -1,12 +1,13 @@
 """The state of a training on disk, from which it resumes to the same end as if it had never stopped."""
 
+import base64
 import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ STAGING_PREFIXES = (".about.json", ".tfbn-")  # of files that an interrupted wri
 
 
 class _Record(tf.train.experimental.PythonState):
-    """A dict as JSON, in the same checkpoint as the variables, so that neither can be newer."""
+    """A dict as JSON, in the same checkpoint as the variables, so that neither can be newer.
+
+    Bytes become strings, as base64.
+    """
 
     content: Any = None
 
     def serialize(self):
-        return json.dumps(self.content)
+        return json.dumps(self.content, default=lambda content: base64.b64encode(content).decode())
 
     def deserialize(self, text):
         self.content = json.loads(text)
@@ -60,7 +64,7 @@ class Checkpoints:
         return time.perf_counter() - self._end >= self._cost * (1 / CHECKPOINT_TIME_SHARE - 1)
 
     def save(self, folder: str | os.PathLike, record: dict[str, Any]) -> None:
-        """Write the variables and `record`, plain data, into `folder`.
+        """Write the variables and `record`, plain data and bytes, into `folder`.
 
         The first time that this fails, as on a full disk, it warns. Older checkpoints stay.
         """
@@ -102,7 +106,7 @@ class Checkpoints:
         return record
 
     def _restore(self, folder, accepts):
-        before = [variable.numpy() for variable in self._variables]
+        before = self._values()
         for _, path in sorted(_paths(folder).items(), reverse=True):
             try:
                 self._checkpoint.restore(str(path)).assert_consumed()
@@ -113,9 +117,22 @@ class Checkpoints:
                     return self._record.content
                 problem = "is of another training"
             warn_caller(f"{path} {problem}, and was ignored.")
-        for variable, value in zip(self._variables, before, strict=True):
-            variable.assign(value)  # A damaged checkpoint may have changed some.
+        self._assign(before)  # A damaged checkpoint may have changed some.
         return None
+
+    @contextlib.contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Give the variables at the end of the block the values from before."""
+        values = self._values()
+        yield
+        self._assign(values)
+
+    def _values(self):
+        return [variable.numpy() for variable in self._variables]
+
+    def _assign(self, values):
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
 
 
 def _paths(folder):

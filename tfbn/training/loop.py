@@ -1,5 +1,6 @@
 """The loop over epochs: resume, run, record in a `History`, stop."""
 
+import contextlib
 import math
 import os
 import time
@@ -10,10 +11,10 @@ import keras
 
 from tfbn.foundation.errors import warn_caller
 from tfbn.foundation.files import read_json, write_json
+from tfbn.keras_internals import take_initial_epoch
+from tfbn.training.callbacks import Hooks, decode, encoded_values
 from tfbn.training.checkpoints import Checkpoints
 from tfbn.training.feeds import Feed
-
-BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
 
 @dataclass
@@ -36,8 +37,11 @@ class History:
     about: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> list:
-        """Return the values of `name`, one per epoch."""
-        return [record[name] for record in self.records]
+        """Return the values of `name`, one per epoch that has it."""
+        values = [record[name] for record in self.records if name in record]
+        if self.records and not values:
+            raise KeyError(name)
+        return values
 
     def __len__(self) -> int:
         return len(self.records)
@@ -45,7 +49,8 @@ class History:
     @property
     def history(self) -> dict[str, list]:
         """Return the records as a dict of lists, as `keras.callbacks.History` has it."""
-        return {name: self[name] for name in self.records[0]} if self.records else {}
+        names = dict.fromkeys(name for record in self.records for name in record)
+        return {name: self[name] for name in names}
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the history to the file `path` as JSON."""
@@ -63,7 +68,7 @@ def run_epochs(
     train: Feed,
     validation: Feed | None,
     history: History,
-    callbacks: keras.callbacks.CallbackList,
+    callbacks: Hooks,
     initial_epoch: int,
     epochs: int,
     checkpoints: Checkpoints,
@@ -71,64 +76,77 @@ def run_epochs(
 ) -> None:
     """Train up to epoch number `epochs`, or to a loss that is not finite, a callback's stop or Ctrl-C.
 
-    Training begins after the newest checkpoint in `folder`, or after `initial_epoch` without one.
+    Training begins after the newest checkpoint in `folder`. Without one, it begins after the epoch that a
+    BackupAndRestore restores, or after `initial_epoch`.
     """
-    done = initial_epoch if folder is None else _resume(history, initial_epoch, epochs, checkpoints, folder)
-    model.stop_training = False
-    callbacks.on_train_begin()
+    state = None if folder is None else _restore(epochs, checkpoints, folder)
+    done = _begin(model, callbacks, checkpoints, state) or initial_epoch
+    if state is not None:
+        history.records = [{name: decode(each[name]) for name in each} for each in state["records"]]
+        done = epochs if state["stopped"] else history.records[-1]["epoch"]
+    if folder is not None:
+        callbacks.restore((state or {}).get("callbacks", []))  # Older folders have none.
     try:
         for epoch in range(done + 1, epochs + 1):
-            callbacks.on_epoch_begin(epoch - 1)
-            start = time.perf_counter()
-            logs = train.train_epoch(epoch)
-            seconds = time.perf_counter() - start
-            if validation is not None:
-                logs.update({f"val_{name}": value for name, value in validation.evaluate().items()})
-            callbacks.on_epoch_end(epoch - 1, logs)
-            history.records.append({"epoch": epoch, **logs, "seconds": seconds})
-            diverged = not math.isfinite(logs["loss"])
-            stopped = model.stop_training or diverged
+            history.records.append(_run_epoch(epoch, model, train, validation, callbacks))
+            stopped = model.stop_training
             if folder is not None and (stopped or epoch == epochs or checkpoints.due()):
-                checkpoints.save(folder, {"records": history.records, "stopped": stopped})
-            if diverged:
-                warn_caller(
-                    f"The loss of epoch {epoch} is {logs['loss']}: training ends there. A lower learning "
-                    "rate may help."
-                )
+                records = [encoded_values(record) for record in history.records]
+                record = {"records": records, "stopped": stopped, "callbacks": callbacks.states()}
+                checkpoints.save(folder, record)
             if stopped:
                 break
     except KeyboardInterrupt:
+        callbacks.remove_backups()
         warn_caller(f"Interrupted after {len(history)} epochs.")
 
 
-def _resume(history, initial_epoch, epochs, checkpoints, folder):
-    """Restore the newest checkpoint, if there is one, and return the number of epochs already done."""
+def _restore(epochs, checkpoints, folder):
+    """Restore the newest checkpoint and return its record, or None without one."""
     state = checkpoints.restore(folder)
-    if state is None:
-        return initial_epoch
-    done = state["records"][-1]["epoch"]
+    done = state["records"][-1]["epoch"] if state else 0
     if done > epochs:
         holds = f"{folder} holds a training of {done} epochs"
         raise ValueError(f"{holds}. Ask for {done} or more. Received: epochs={epochs}.")
-    history.records = state["records"]
-    return epochs if state["stopped"] else done
+    return state
 
 
-def keras_callbacks(callbacks: Any, **options: Any) -> keras.callbacks.CallbackList:
-    """Return Keras' own list of `callbacks`, with its `options`; warn of those that wait for batches."""
-    callbacks = list(callbacks or ()) if isinstance(callbacks, (list, tuple, type(None))) else [callbacks]
-    for callback in callbacks:
-        # Keras' own classes have reasons of their own to look at batches; a LambdaCallback stores the
-        # user's functions on the instance.
-        users = not type(callback).__module__.startswith("keras.")
-        waits = getattr(callback, "save_freq", "epoch") != "epoch" or any(
-            hook in vars(callback)
-            or (users and getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook))
-            for hook in BATCH_HOOKS
+def _begin(model, callbacks, checkpoints, state):
+    """Call `on_train_begin`, and return the number of epochs that a BackupAndRestore restored, else 0."""
+    model.stop_training = False
+    take_initial_epoch(model)  # An earlier training's.
+    # The training that is resumed has begun: a learning rate, say, that is set here was set there.
+    with contextlib.nullcontext() if state is None else checkpoints.preserved():
+        callbacks.on_train_begin()
+    return take_initial_epoch(model)
+
+
+def _run_epoch(epoch, model, train, validation, callbacks):
+    """Train and validate for one epoch as Keras' fit does, and return its record."""
+    callbacks.on_epoch_begin(epoch - 1)
+    start = time.perf_counter()
+    logs = train.train_epoch(epoch)
+    seconds = time.perf_counter() - start
+    if not math.isfinite(logs["loss"]):
+        callbacks.raise_at_nan(epoch, logs["loss"])
+        model.stop_training = True
+        warn_caller(
+            f"The loss of epoch {epoch} is {logs['loss']}: training ends there. A lower learning "
+            "rate may help."
         )
-        if waits:
-            warn_caller(
-                f"{type(callback).__name__} waits for batches, but an epoch here is one compiled program: "
-                "callbacks are called at epochs only."
-            )
-    return keras.callbacks.CallbackList(callbacks, add_history=False, **options)
+    if validation is not None:
+        results: dict[str, Any] = {}
+        try:
+            callbacks.on_test_begin()
+            results = validation.evaluate()
+        finally:
+            callbacks.on_test_end(results)  # Also after Ctrl-C: SwapEMAWeights has weights to swap back.
+        logs.update({f"val_{name}": value for name, value in results.items()})
+    return {"epoch": epoch, **callbacks.on_epoch_end(epoch - 1, logs), "seconds": seconds}
+
+
+def last_logs(history: History) -> dict[str, Any] | None:
+    """Return the logs of the last epoch, which Keras gives to `on_train_end`; None without any epoch."""
+    if not history.records:
+        return None
+    return {name: value for name, value in history.records[-1].items() if name not in ("epoch", "seconds")}

@@ -16,9 +16,10 @@ from tfbn.foundation.arguments import integer
 from tfbn.foundation.provenance import versions
 from tfbn.runtime.devices import describe_device, set_precision
 from tfbn.runtime.strategies import broadcast_from_chief, check_trainable, describe_strategy
+from tfbn.training.callbacks import Hooks
 from tfbn.training.checkpoints import Checkpoints, check_workers_agree, digest, open_folder
 from tfbn.training.feeds import Arrays, Network, evaluation_feed, fit_feeds
-from tfbn.training.loop import History, keras_callbacks, run_epochs
+from tfbn.training.loop import History, last_logs, run_epochs
 from tfbn.training.objectives import Objective
 from tfbn.training.optimizers import describe_loss, describe_optimizer, make_optimizer
 from tfbn.training.signatures import describe_network
@@ -165,24 +166,28 @@ class Solver:
             validation_data: ``(x, y)`` or a dataset, evaluated after each epoch. Default None.
             shuffle: whether each epoch draws a new order of the examples, but of a dataset. Default True.
             seed: determines the orders. Default 0.
-            callbacks: Keras callbacks, called at the beginning and end of training and of each epoch, with
-                Keras' names (loss, accuracy, val_loss, val_accuracy), but never at a batch. Default: none.
+            callbacks: Keras callbacks, called where Keras' fit calls them, with the same logs, but never at
+                a batch: `stop_training` ends training after an epoch. A callback that waits for batches
+                gives a warning. Default: none.
             initial_epoch: epochs already done. Default 0.
             verbose: 0 for silence (default), 1 or 2 for Keras' line per epoch.
             checkpoint_dir: folder for the state of the training. Where the folder holds a state of the
                 same training, it resumes after its last epoch, whatever the model's weights are now, and
                 ends at the same weights to the last bit. More `epochs` than before train further, unless
                 the training had ended early. The same training has the same architecture, data and
-                settings; of a dataset, form and name are compared. The states of callbacks, and the order
-                of a dataset that shuffles itself, are not saved. Default None: no checkpoints.
+                settings; of a dataset, form and name are compared, and the order of one that shuffles
+                itself is not saved. Of a callback, the attributes are saved that changed since its
+                `on_train_begin`: numbers, strings, arrays, lists and dicts of them. Default None: no
+                checkpoints.
 
         Returns:
             A record per epoch: epoch, loss and accuracy averaged over its steps, val_loss and val_accuracy
-            after it, seconds (of training; the first epoch's include compiling). Training ends early at a
-            loss that is not finite and at Ctrl-C, with a warning.
+            after it, what callbacks add to the logs, seconds (of training; the first epoch's include
+            compiling). Training ends early at a loss that is not finite and at Ctrl-C, with a warning.
 
         Raises:
             TypeError: `epochs`, `batch_size`, `seed` or `initial_epoch` is not an integer.
+            RuntimeError: the loss is not finite under a ``TerminateOnNaN(raise_error=True)``.
             ValueError: shapes that do not fit; labels outside the classes; NaN or infinity in `x`; a
                 batch size below 1 or above the number of examples; a `checkpoint_dir` of another training.
         """
@@ -194,7 +199,7 @@ class Solver:
         identity = self._identity(train, validation, seed, shuffle)
         check_workers_agree(identity, self.strategy)
         options = dict(model=self.model, epochs=epochs, steps=train.steps_per_epoch, verbose=verbose)
-        hooks = keras_callbacks(callbacks, add_progbar=bool(verbose), **options)
+        hooks = Hooks(callbacks, add_progbar=bool(verbose), **options)
         variables = [*self.model.variables, *self.model.optimizer.variables]
         storage = Checkpoints(variables, self.strategy), checkpoint_dir
         with contextlib.ExitStack() as stack:
@@ -203,7 +208,7 @@ class Solver:
                 broadcast_from_chief(self.strategy, lambda: open_folder(checkpoint_dir, about, stack))
             run_epochs(self.model, train, validation, history, hooks, initial_epoch, epochs, *storage)
         self.finish()
-        hooks.on_train_end()
+        hooks.on_train_end(last_logs(history))
         history.about["jit"] = self.jit  # XLA may have failed in between.
         return history
 
