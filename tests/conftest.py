@@ -23,6 +23,13 @@ tf.config.set_logical_device_configuration(
 )
 
 
+@pytest.fixture(autouse=True)
+def xla_where_marked(request, monkeypatch):
+    """Let "auto" leave XLA out, which compiles three times as long, but in tests marked `xla`."""
+    if "xla" not in request.keywords:
+        monkeypatch.setattr("tfbn.runtime.devices.suits_xla", lambda model, device: False)
+
+
 @pytest.fixture(scope="session")
 def mnist():
     """MNIST where it is prepared, else the sample."""

@@ -24,6 +24,7 @@ def test_two_equal_arms_get_equal_records(blobs):
     assert result.scores("a", "loss")[0] != result.scores("a", "loss")[1]
 
 
+@pytest.mark.xla
 def test_a_seed_gives_the_same_alone_and_after_others(blobs):
     """Restarting forgets everything: weights, averages, the optimizer's state, dropout's."""
     arms = {"a": build(dropout=0.2), "b": build(False)}
@@ -148,6 +149,7 @@ def test_notes_name_arms_whose_averages_are_near_their_start(blobs):
     assert note in result.verdict()
 
 
+@pytest.mark.xla
 def test_convolutions_train_on_a_second_device(rng):
     y = rng.integers(0, 3, 60)
     x = rng.normal(size=[60, 8, 8, 1]) + y[:, None, None, None]

@@ -11,6 +11,8 @@ import tfbn
 from tfbn.bench import layer as bench_layer
 from tfbn.runtime import devices, selftest
 
+pytestmark = pytest.mark.xla
+
 
 def test_find_device_accepts_the_devices_of_tensorflow():
     """The suite runs with two logical CPUs (conftest)."""

@@ -15,6 +15,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("optimizer", ["adam", "ema"])
 def test_resumed_fit_ends_at_the_same_bits(blobs, tmp_path, optimizer):
     def solver():

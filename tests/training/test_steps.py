@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import tfbn
 
+pytestmark = pytest.mark.xla
+
 
 def net(classes=3, **options):
     return tfbn.Model(8, classes, (6,), seed=0, use_bias=False, **options)
