@@ -12,7 +12,7 @@ from .serving.export import Export as Export
 from .serving.export import export as export
 from .training.solver import Solver as Solver
 from .transforms.convert import convert as convert
-from .transforms.convert import from_torch as from_torch
 from .transforms.convert import without_batchnorm as without_batchnorm
 from .transforms.fold import Folding as Folding
 from .transforms.fold import fold as fold
+from .transforms.pytorch import from_torch as from_torch

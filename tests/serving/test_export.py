@@ -176,7 +176,11 @@ def test_export_json_has_the_keys_and_rows(exported):
     files = (done.path / "savedmodel").rglob("*")
     assert content["rows"][-1]["bytes"] == sum(os.path.getsize(file) for file in files if file.is_file())
     assert content["rows"][-1]["file"] == "savedmodel"
-    assert {row["tolerance"] for row in content["rows"]} == {1e-5}
+    about = content["tolerance"]
+    assert (
+        about["basis"] == "measured" and 1e-6 <= about["value"] == max(1e-6, 10 * about["rounding"]) < 1e-4
+    )
+    assert {row["tolerance"] for row in content["rows"]} == {about["value"]}
     assert all(set(row["milliseconds"]) == {"1", "32"} for row in content["rows"])
     assert all(0 < time < 1000 for row in content["rows"] for time in row["milliseconds"].values())
 
@@ -245,11 +249,58 @@ def test_a_difference_above_the_tolerance_leaves_nothing(tmp_path, in_process, m
         convert(name, model, *rest)
 
     monkeypatch.setattr(module, "_convert", perturb)
-    with pytest.raises(ValueError, match=r"outputs of savedmodel differ by .*e-0.*tolerance=1.0e-05"):
+    with pytest.raises(ValueError, match=r"outputs of savedmodel differ by .*e-0.*tolerance=1.0e-06"):
         export(dense(), tmp_path / "a" / "new")
     assert not any(tmp_path.iterdir())
     export(dense(), tmp_path / "a" / "new", tolerance=0.1)
     assert [file.name for file in tmp_path.rglob("*.json")] == ["export.json"]
+
+
+@pytest.mark.parametrize(
+    ("quantize", "dtype", "share", "one_hot"),
+    [("float16", "float16", 0.7, True), ("int8", "int8", 0.5, False)],
+)
+def test_quantized_file_is_small_and_about_as_accurate(
+    tmp_path, in_process, rng, quantize, dtype, share, one_hot
+):
+    need("litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = with_statistics(tfbn.Model((8, 8, 1), 3, (64,), conv_filters=(8,), seed=0))
+    x = rng.normal(size=[100, 8, 8, 1]).astype("float32")
+    predicted = outputs(model, x).argmax(-1)
+    y = np.where(np.arange(100) < 90, predicted, (predicted + 1) % 3)  # nine in ten are right
+    data = x, np.eye(3)[y] if one_hot else y
+    options = {"formats": ["savedmodel", "litert"], "data": data}
+    plain = export(model, tmp_path / "plain", **options)
+    done = export(model, tmp_path / "new", **options, quantize=quantize)
+    assert done.about["quantize"] == quantize
+    assert done.rows[-1]["bytes"] < share * plain.rows[-1]["bytes"]
+    assert [row["accuracy"] for row in done.rows[:3]] == [0.9] * 3
+    row = done.rows[-1]
+    assert row["tolerance"] is None and 1e-5 < row["difference"] < 0.2
+    assert row["same_class"] > 0.9 and row["accuracy"] > 0.8
+    got = load_litert(done.path / FILES["litert"])(x)
+    assert row["same_class"] == np.mean(got.argmax(-1) == predicted)
+    assert row["accuracy"] == np.mean(got.argmax(-1) == y)
+    assert "same class  accuracy" in done.table() and "same class" not in plain.table()
+    interpreter = Interpreter(str(done.path / FILES["litert"]))
+    assert np.dtype(dtype) in {np.dtype(detail["dtype"]) for detail in interpreter.get_tensor_details()}
+    assert interpreter.get_input_details()[0]["dtype"] == np.float32
+    with pytest.raises(ValueError, match=r"litert differ by .*tolerance=1.0e-06"):
+        export(
+            model,
+            tmp_path / "strict",
+            **options | {"formats": ["litert"]},
+            quantize=quantize,
+            tolerance=1e-6,
+        )
+
+
+def test_tolerance_is_fixed_for_models_that_cannot_be_measured(tmp_path, in_process):
+    done = export(called(Subclassed(), x := np.eye(5)), tmp_path / "new", data=x)
+    assert done.about["tolerance"] == {"value": 1e-5, "basis": "fixed", "rounding": None}
+    assert {row["tolerance"] for row in done.rows} == {1e-5}
 
 
 def test_a_runtime_that_fails_leaves_nothing(tmp_path):
@@ -305,6 +356,10 @@ A_DICT = keras.Model(x, {"a": L.Dense(2)(x)})
         (DENSE, {"formats": ["tflight"]}, r"Received: formats=\['tflight'\]"),
         (DENSE, {"formats": ["savedmodel"] * 2}, "each once"),
         (DENSE, {"formats": ["litert"], "images": True}, "`images` needs savedmodel"),
+        (DENSE, {"quantize": "float16"}, "`quantize` needs litert"),
+        (DENSE, {"formats": ["litert"], "quantize": "int4"}, r"one of \['float16', 'int8'\]"),
+        (DENSE, {"formats": ["litert"], "quantize": "int8"}, "needs real examples.*data=None"),
+        (functional([3], L.Dense(2, kernel_initializer="zeros")), {}, "do not exercise the model"),
         (DENSE, {"tolerance": 0}, "`tolerance` must be a positive, finite number"),
         (DENSE, {"data": np.ones([3, 5])}, r"shape \(8,\) .* Received: \(5,\)"),
         (DENSE, {"data": np.ones([0, 8])}, "one or more examples"),

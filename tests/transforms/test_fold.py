@@ -8,6 +8,7 @@ from tfbn.layers import inspection
 from tfbn.transforms import fold as module
 from tfbn.transforms import plan
 from tfbn.transforms.fold import fold
+from tfbn.transforms.tolerances import Tolerance
 
 BN = tfbn.BatchNormalization
 
@@ -136,7 +137,7 @@ def test_folded_weights_match_the_formula_on_both_sides():
 )
 def test_fold_gives_the_same_weights_for_channels_first(side, kind, shape, options, monkeypatch):
     # The CPU does not run these, but their kernels are laid out as those of channels last.
-    monkeypatch.setattr(module, "_difference", lambda model, copy, data: 0.0)
+    monkeypatch.setattr(module, "_prove", lambda *_: (0.0, Tolerance(1e-5, "fixed")))
     weights = []
     for data_format, axis in (("channels_last", -1), ("channels_first", 1)):
         keras.utils.set_random_seed(3)
@@ -496,12 +497,10 @@ def test_fold_of_keras_applications(name, count, dtype, policy):
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 255, size=[8, 96, 96, 3])
     norms = inspection.find_batchnorms(model)
-    if dtype == "float64":
-        # Statistics of data, without which so deep a model hardly sees its input. Untrained, it also
-        # multiplies float32's rounding, hence float64.
-        for norm in norms:
-            norm.momentum = 0.0
-        model(x, training=True)
+    # Statistics of data, without which so deep a model hardly sees its input.
+    for norm in norms:
+        norm.momentum = 0.0
+    model(x, training=True)
     for norm in norms:
         _, beta, mean, variance = norm.get_weights()
         spread = np.sqrt(variance)
@@ -529,9 +528,40 @@ def test_fold_rejects_outputs_that_differ(monkeypatch):
         fold(chain((64,), L.Dense(64), BN(), L.Dense(3)), tolerance=1e-30)
     right = inspection.scale_and_shift
     monkeypatch.setattr(inspection, "scale_and_shift", lambda norm: [1.001 * v for v in right(norm)])
-    with pytest.raises(ValueError, match=r"differ by 1.0e-03 .* allowed is tolerance=1.0e-05"):
+    with pytest.raises(ValueError, match=r"differ by 1.0e-03 .* allowed is tolerance=1.0e-06"):
         fold(model)
     assert fold(model, tolerance=0.01).folding.difference == pytest.approx(1e-3, rel=0.01)
+
+
+def cancelling():
+    """A model of which float32 rounds 1e-5 and more: a large bias, which the norm takes away."""
+    model = chain((16,), L.Dense(8, name="dense"), BN(name="norm"))
+    model.get_layer("dense").bias.assign(np.full(8, 1e3))
+    model.get_layer("norm").moving_mean.assign(np.full(8, 1e3))
+    return model
+
+
+def test_tolerance_grows_with_the_rounding_of_the_model():
+    folding = fold(cancelling()).folding
+    assert folding.tolerance_basis == "measured"
+    assert 1e-5 < folding.difference < folding.tolerance < 1e-2
+    assert "(measured tolerance:" in folding.table()
+
+
+@pytest.mark.parametrize(("error", "where"), [(1e-2, "differ by"), (1e-6, "differ in float64 by 1.0e-06")])
+def test_fold_rejects_a_wrong_kernel_of_a_model_that_rounds_much(monkeypatch, error, where):
+    right = inspection.scale_and_shift
+    monkeypatch.setattr(
+        inspection, "scale_and_shift", lambda norm: [(1 + error) * value for value in right(norm)]
+    )
+    with pytest.raises(ValueError, match=where + ".* Rounding in float32 alone moves the outputs"):
+        fold(cancelling())
+
+
+def test_fold_rejects_data_that_do_not_exercise_the_model():
+    model = chain((4,), L.Dense(4, kernel_initializer="zeros", bias_initializer="ones"), BN())
+    with pytest.raises(ValueError, match="do not exercise the model"):
+        fold(model)
 
 
 def embedding():

@@ -148,7 +148,7 @@ def recalibrate(
 @click.command(epilog=example("tfbn fold recalibrated.keras --out folded.keras"))
 @model_and_data("test", None)
 @click.option("--out", required=True, help=".keras file to write.")
-@tolerance("1e-5; more in half precision")
+@tolerance("measured")
 @JSON
 def fold(
     path: str,
@@ -183,7 +183,13 @@ def fold(
 )
 @click.option("--fold/--no-fold", default=True, help="Fold batch norm layers first.")
 @flag("--images", help="Add a signature from uint8 images to probabilities.")
-@tolerance("1e-5")
+@tolerance("measured")
+@click.option(
+    "--quantize",
+    type=click.Choice(["float16", "int8"]),
+    help="Store the weights of the LiteRT file so; int8 needs --dataset.",
+    show_default="float32",
+)
 @JSON
 def export(
     path: str,
@@ -192,11 +198,9 @@ def export(
     data_dir: str | None,
     out: str,
     as_json: bool,
-    tolerance: float | None,
     **options: Any,
 ) -> None:
     """Export MODEL, a .keras file, and prove the outputs equal."""
-    options |= {} if tolerance is None else {"tolerance": tolerance}
     console, model, examples = _load(path, dataset, split, data_dir, needs_batchnorm=False, stderr=as_json)
     with console.status("Exporting") as status, stderr_silenced():
         result = tfbn.export(

@@ -20,11 +20,14 @@ from tfbn.foundation.tables import text_table
 from tfbn.layers import inspection
 from tfbn.runtime.devices import describe_device
 from tfbn.serving.proof import Proof, endpoint_functions
-from tfbn.transforms.fold import fold as fold_model
+from tfbn.transforms.fold import fold_within
 
 # By format: its file, and the packages that write and run it. tfbn's extra of the same name installs them.
 FILES = {"savedmodel": "savedmodel", "litert": "model.tflite", "onnx": "model.onnx"}
 PACKAGES = {"savedmodel": (), "litert": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime")}
+
+QUANTIZATIONS = ("float16", "int8")
+CALIBRATION_EXAMPLES = 100  # at most
 
 
 @dataclass
@@ -35,10 +38,13 @@ class Export:
         path: the folder.
         rows: a dict for the Keras model, for the folded one, and for each endpoint of each format: name,
             file, bytes (of the Keras models: of the weights), difference (the largest from the Keras
-            model's outputs, as a share of the largest output), tolerance, and milliseconds, a dict of
-            batch size to the median time of a call.
-        about: where it comes from: model, examples and whether data was given, what folding did,
-            signatures by format, device, versions.
+            model's outputs, as a share of the largest output), tolerance (None: not judged by it),
+            milliseconds, a dict of batch size to the median time of a call, same_class (the share of
+            examples with the class of the Keras model, its largest output) and accuracy, by the labels in
+            `data`. The last two are None for outputs that are not classes, or without labels.
+        about: where it comes from: model, examples and whether data was given, tolerance (value, basis:
+            "given", "measured" or "fixed", and the rounding in float32 that was measured), what folding
+            did, quantize, signatures by format, device, versions.
     """
 
     path: Path
@@ -48,12 +54,16 @@ class Export:
     def table(self) -> str:
         """Return the rows as a text table, as wide as the terminal."""
         sizes = list(self.rows[0]["milliseconds"])
-        header = ["", "file", "kB", "difference", *(f"ms, batch of {size}" for size in sizes)]
+        scores = ["same_class"] * (self.about["quantize"] is not None) + ["accuracy"]
+        scores = [name for name in scores if any(row[name] is not None for row in self.rows)]
+        titles = [name.replace("_", " ") for name in scores]
+        header = ["", "file", "kB", "difference", *titles, *(f"ms, batch of {size}" for size in sizes)]
         rows = []
         for row in self.rows:
             kilobytes, share = f"{row['bytes'] / 1000:,.1f}", f"{row['difference']:.1e}"
             times = [f"{row['milliseconds'][size]:.3f}" for size in sizes]
-            rows.append([row["name"], row["file"] or "-", kilobytes, share, *times])
+            shares = ["-" if row[name] is None else f"{row[name]:.3f}" for name in scores]
+            rows.append([row["name"], row["file"] or "-", kilobytes, share, *shares, *times])
         return text_table(header, rows, numeric=range(2, len(header)))
 
 
@@ -64,8 +74,9 @@ def export(
     fold: bool = True,
     data: Any = None,
     images: bool = False,
-    tolerance: float = 1e-5,
+    tolerance: float | None = None,
     on_format: Callable[[str], object] | None = None,
+    quantize: str | None = None,
 ) -> Export:
     """Write `model` to the folder `path` in one or more formats that need neither tfbn nor Keras.
 
@@ -90,19 +101,27 @@ def export(
         fold: whether batch norm is first folded into the layers beside it. Default True: that is faster
             and changes the outputs by rounding only. A model without batch norm is exported as is.
         data: examples to compare by, in any form that `recalibrate` takes. The first 256 are used, of a
-            Dataset the first batch; real ones are the better proof. Default None: 64 drawn from a standard
-            normal distribution by a fixed seed, for inputs of floats and of a fixed shape.
+            Dataset the first batch; real ones are the better proof, and labels among them give the
+            accuracy of each file. Default None: 64 drawn from a standard normal distribution by a fixed
+            seed, for inputs of floats and of a fixed shape.
         images: whether the SavedModel gets a second signature, "serve_images". It divides uint8 pixels
             ``[N, ...]`` by 255 and returns probabilities: softmax of the model's outputs (sigmoid of a
             single one), or the outputs themselves if the model ends in softmax or sigmoid. Default False.
-        tolerance: the largest difference allowed, as a share of the largest absolute output. Default
-            1e-5, a few roundings in float32. Half precision needs 1e-2 to 5e-2.
+        tolerance: the largest difference allowed, as a share of the largest absolute output. Default None:
+            measured as in `fold`, by what float32 rounds on the first 32 examples. Where that cannot be
+            measured: 1e-5, 1e-2 in float16, 5e-2 in bfloat16.
         on_format: function that is called with the name of each format before it is written. Default None.
+        quantize: None (default), or "float16" or "int8" to store the weights of the LiteRT file so, which
+            makes it half or a quarter as large. With "int8", LiteRT computes in integers where it can, in
+            ranges that the first 100 examples of `data` give; inputs and outputs stay float32. The
+            rounding of both moves the outputs: that file is refused only if its outputs are not finite,
+            are the same for all examples, or differ by more than a `tolerance` that was given.
 
     Raises:
         TypeError: `model` is not a `keras.Model`, `tolerance` not a number, or `data` only readable once.
         ValueError: an argument is not as described, a package is missing, a conversion or a runtime fails,
-            or outputs differ by more than `tolerance`.
+            outputs differ by more than `tolerance`, or they are the same for all examples, which proves
+            nothing.
 
     >>> import tempfile
     >>> from tfbn import Model
@@ -112,7 +131,9 @@ def export(
     ['keras', 'folded', 'savedmodel']
     """
     _check_formats(formats, images)
-    tolerance = arguments.positive_number("tolerance", tolerance)
+    _check_quantize(quantize, formats, data)
+    if tolerance is not None:
+        tolerance = arguments.positive_number("tolerance", tolerance)
     try:
         has_batchnorm = bool(inspection.find_batchnorms(model))
     except ValueError:
@@ -120,11 +141,11 @@ def export(
             raise
         has_batchnorm = False
     path = check_new_folder(path)
-    proof = Proof(model, data, images, tolerance)
+    proof = Proof(model, data, images, tolerance, quantized="litert" if quantize else None)
     final: keras.Model = model
     folding: Any = "not asked for" if has_batchnorm else "no batch normalization layer"
     if fold and has_batchnorm:
-        final = fold_model(model, proof.examples, tolerance)
+        final = fold_within(model, proof.examples, proof.tolerance)
         folding = {name: getattr(final.folding, name) for name in ("folded", "kept", "difference")}
         proof.check_model("folded", final)
     distributions = importlib.metadata.packages_distributions()  # onnxruntime may come as onnxruntime-gpu.
@@ -133,7 +154,9 @@ def export(
         "model": model.name,
         "examples": len(proof.examples),
         "data": "generated" if data is None else "given",
+        "tolerance": {name: getattr(proof.tolerance, name) for name in ("value", "basis", "rounding")},
         "folding": folding,
+        "quantize": quantize,
         "signatures": {},
         "device": describe_device("cpu:0"),
         "versions": versions() | {package: importlib.metadata.version(package) for package in packages},
@@ -144,7 +167,7 @@ def export(
             if on_format is not None:
                 on_format(name)
             file = folder / FILES[name]
-            _convert(name, final, proof, file)
+            _convert(name, final, proof, file, quantize)
             about["signatures"][name] = proof.check_file(name, file, scratch)
         write_json(folder / "export.json", {**about, "rows": proof.rows})
     return Export(path, proof.rows, about)
@@ -168,13 +191,38 @@ def _check_formats(formats, images):
             )
 
 
-def _convert(name, model, proof, file):
+def _check_quantize(quantize, formats, data):
+    if quantize is None:
+        return
+    arguments.choice("quantize", quantize, QUANTIZATIONS)
+    if "litert" not in formats:
+        raise ValueError(f"`quantize` needs litert among the formats. Received: formats={formats!r}.")
+    if quantize == "int8" and data is None:
+        raise ValueError(
+            "quantize='int8' needs real examples, from which the ranges of the integers are taken. "
+            "Received: data=None. Pass them as `data`, or use quantize='float16'."
+        )
+
+
+def _converter_options(quantize, examples):
+    """Return the attributes of TensorFlow's converter to LiteRT that quantize a model."""
+    if quantize is None:
+        return {}
+    options: dict[str, Any] = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+    if quantize == "float16":
+        return options | {"target_spec": {"supported_types": [tf.float16]}}
+    calibration = examples[:CALIBRATION_EXAMPLES]
+    return options | {"representative_dataset": lambda: ([example[None]] for example in calibration)}
+
+
+def _convert(name, model, proof, file, quantize=None):
     """Write `model` to `file` in the format `name`; an error ends with what the converter printed."""
     tf.get_logger()  # Made in there, it would lose its handler at the end.
     with output_captured() as printed:
         try:
             if name != "savedmodel":
-                model.export(file, format=name, verbose=False, input_signature=[proof.spec])
+                options = _converter_options(quantize, proof.examples) if name == "litert" else {}
+                model.export(file, format=name, verbose=False, input_signature=[proof.spec], **options)
                 return
             archive = keras.export.ExportArchive()
             archive.track(model)

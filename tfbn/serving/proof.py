@@ -1,5 +1,6 @@
 """The proof of an export: each format gives the outputs of the Keras model on the same batches."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,6 +17,8 @@ from tfbn.data.adapters import batch_reader
 from tfbn.foundation.errors import last_line
 from tfbn.layers.outputs import gives_probabilities
 from tfbn.serving import runtimes
+from tfbn.transforms.fold import COMPARED_EXAMPLES
+from tfbn.transforms.tolerances import TOLERANCES, Tolerance, check_exercised, measure
 
 COMPARED_SIZES = (1, 3, 32)  # batches, besides the batch of all examples
 GENERATED_EXAMPLES, MOST_EXAMPLES = 64, 256
@@ -27,15 +30,25 @@ class Proof:
 
     Attributes:
         examples, batches: the inputs; batches of them and of random images, by endpoint and size.
+        labels: those of the examples, as they were given, or None.
+        tolerance: the `Tolerance` of the outputs.
         spec: a batch of inputs, of any size.
         head: function that makes probabilities of the model's outputs; None without images.
         expected: the outputs of the model.
         rows: what was compared so far; `Export` explains the keys.
     """
 
-    def __init__(self, model: keras.Model, data: Any, images: bool, tolerance: float):
-        self.model_name, self.tolerance = model.name, tolerance
-        self.examples, self.spec = _examples(model, data, images)
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Any,
+        images: bool,
+        tolerance: float | None,
+        quantized: str | None = None,
+    ):
+        self.model_name, self.quantized = model.name, quantized
+        self.examples, self.labels, self.spec = _examples(model, data, images)
+        self.tolerance = _tolerance(model, self.examples, tolerance)
         self.head = probabilities_head(model, self.examples) if images else None
         inputs = {"serving_default": self.examples}
         if images:
@@ -47,6 +60,7 @@ class Proof:
         self.rows: list[dict] = []
         self.expected: dict[str, dict[int, np.ndarray]] = {}
         self.check_model("keras", model)
+        self._check_exercised(self.expected, model.name)
 
     def check_model(self, name: str, model: keras.Model) -> None:
         """Add rows for a Keras model. The outputs of the first one are expected of all that follow."""
@@ -77,23 +91,59 @@ class Proof:
 
     def _check(self, name, file, size, outputs, milliseconds):
         """Add a row for each endpoint, with the `size` of the file in bytes."""
+        is_exact = name != self.quantized
+        if not is_exact:
+            self._check_exercised(outputs, f"{name}, {self.model_name} quantized")
+        allowed = self.tolerance.value if is_exact or self.tolerance.basis == "given" else None
         for endpoint in outputs:
             row = {
                 "name": name if endpoint == "serving_default" else f"{name} images",
                 "file": file,
                 "bytes": size,
                 "difference": difference(outputs[endpoint], self.expected[endpoint]),
-                "tolerance": self.tolerance,
+                "tolerance": allowed,
                 "milliseconds": milliseconds[endpoint],
+                "same_class": None,
+                "accuracy": None,
             }
+            if endpoint == "serving_default":
+                row |= self._scores(self._of_examples(outputs))
             self.rows.append(row)
-            if not row["difference"] <= self.tolerance:
-                raise ValueError(
-                    f"The outputs of {row['name']} differ by {row['difference']:.1e} of the largest output "
-                    f"of model {self.model_name!r}; allowed is tolerance={self.tolerance:.1e}. Nothing was "
-                    "written. Use a larger `tolerance` if rounding explains it, as in half precision; else "
-                    "choose other `formats`."
-                )
+            if not row["difference"] <= (np.finfo("float64").max if allowed is None else allowed):
+                raise ValueError(self._too_different(row, allowed))
+
+    def _of_examples(self, outputs):
+        """Return the outputs for all examples."""
+        return outputs["serving_default"][len(self.examples)]
+
+    def _check_exercised(self, outputs, name):
+        check_exercised(self.examples, [self._of_examples(outputs)], self.tolerance, name)
+
+    def _scores(self, outputs):
+        """Return the shares of examples with the class of the Keras model, and with that of the labels."""
+        expected = self._of_examples(self.expected)
+        if not _are_classes(expected) or outputs.shape != expected.shape:
+            return {}
+        predicted = outputs.argmax(-1)
+        scores = {"same_class": float(np.mean(predicted == expected.argmax(-1)))}
+        labels = _classes(self.labels, expected.shape)
+        return scores if labels is None else scores | {"accuracy": float(np.mean(predicted == labels))}
+
+    def _too_different(self, row, allowed):
+        message = (
+            f"The outputs of {row['name']} differ by {row['difference']:.1e} of the largest output of "
+            f"model {self.model_name!r}; "
+        )
+        if allowed is None:
+            return (
+                f"{message}they are not finite or not of its shape. Nothing was written. Use quantize=None."
+            )
+        rounding = self.tolerance.rounding
+        cause = "" if rounding is None else f" Rounding in float32 alone moves them by {rounding:.1e}."
+        return (
+            f"{message}allowed is tolerance={allowed:.1e}.{cause} Nothing was written. Use a larger "
+            "`tolerance` if rounding explains it, as in half precision; else choose other `formats`."
+        )
 
 
 def endpoint_functions(
@@ -157,12 +207,38 @@ def probabilities_head(model: keras.Model, examples: np.ndarray) -> Callable:
     return tf.sigmoid if outputs.shape[-1] == 1 else tf.nn.softmax
 
 
+def _tolerance(model, examples, tolerance):
+    """Return the `Tolerance` that was given, or else measured."""
+    if tolerance is not None:
+        return Tolerance(tolerance, "given")
+    with tf.device("cpu:0"):
+        measured = measure(model, examples[:COMPARED_EXAMPLES])
+    # No runtime computes in float64.
+    least = 0 if measured.basis == "measured" else TOLERANCES["float32"]
+    return dataclasses.replace(measured, value=max(measured.value, least))
+
+
+def _are_classes(outputs):
+    return outputs.ndim == 2 and outputs.shape[1] > 1
+
+
+def _classes(labels, shape):
+    """Return labels, integers or one-hot, as classes; None if they are not the labels of classes."""
+    if labels is None or isinstance(labels, (dict, list)):
+        return None
+    labels = np.asarray(labels)[: shape[0]]
+    if labels.shape == tuple(shape):
+        return labels.argmax(-1)
+    return labels.ravel() if labels.shape in ((shape[0],), (shape[0], 1)) else None
+
+
 def _examples(model, data, images):
-    """Return the examples to compare by, and the specification of a batch of any size."""
+    """Return examples to compare by, their labels or None, and a specification of a batch of any size."""
     inputs, outputs = (getattr(model, name, None) or [None] for name in ("inputs", "outputs"))
     shape, dtype = (inputs[0].shape[1:], inputs[0].dtype) if inputs[0] is not None else (None, "float32")
     dtype = tf.float32 if tf.as_dtype(dtype).is_floating else tf.as_dtype(dtype)
-    x = [] if data is None else tf.nest.flatten(next(batch_reader(model, data, MOST_EXAMPLES)())[0])
+    batch, labels = (None, None) if data is None else next(batch_reader(model, data, MOST_EXAMPLES)())
+    x = [] if batch is None else tf.nest.flatten(batch)
     if max(len(inputs), len(outputs), len(x)) > 1:
         raise ValueError(
             f"A model must have one input and one output to be exported. {model.name!r} has "
@@ -180,4 +256,4 @@ def _examples(model, data, images):
         )
     else:
         examples = np.random.default_rng(0).standard_normal([GENERATED_EXAMPLES, *shape]).astype("float32")
-    return examples, tf.TensorSpec([None, *shape], dtype, name="inputs")
+    return examples, labels, tf.TensorSpec([None, *shape], dtype, name="inputs")

@@ -109,7 +109,11 @@ class Trace:
 
 
 def copy(
-    graphs: Graphs, gone: Collection = (), weights: Mapping | None = None, instead: Mapping | None = None
+    graphs: Graphs,
+    gone: Collection = (),
+    weights: Mapping | None = None,
+    instead: Mapping | None = None,
+    policy: str | None = None,
 ) -> keras.Model:
     """Copy a model with layers of its own, each once, its weights and the state of its random numbers.
 
@@ -118,16 +122,19 @@ def copy(
         gone: the batch norm layers to leave out.
         weights: a layer -> its new weights, a bias among them.
         instead: a layer -> the new one in its place, which gets its weights.
+        policy: the dtype policy in place of float32. Default None: that of each layer.
     """
     weights = weights or {}
     plain_models = graphs.plain.values()
     ends = {layer for plain in plain_models for layer in plain.layers if layer.name in plain.output_names}
-    copies = {norm: _bypass(norm, gives_output=norm in ends) for norm in gone} | dict(instead or {})
+    copies = {norm: _bypass(norm, norm in ends, policy) for norm in gone} | dict(instead or {})
 
     def copy_layer(layer):
         if layer not in copies:
             is_model = layer in graphs.plain
-            copies[layer] = copy_graph(layer) if is_model else _initial_copy(layer, layer in weights)
+            copies[layer] = (
+                copy_graph(layer) if is_model else _initial_copy(layer, layer in weights, policy)
+            )
         return copies[layer]
 
     def copy_graph(model):
@@ -150,15 +157,27 @@ def copy(
     return result
 
 
-def _initial_copy(layer, with_bias):
+def _initial_copy(layer, with_bias, policy):
     try:
-        return type(layer).from_config(layer.get_config() | ({"use_bias": True} if with_bias else {}))
+        config = layer.get_config() | ({"use_bias": True} if with_bias else {})
+        return type(layer).from_config(_with_policy(config, policy) if policy else config)
     except Exception as error:
         raise ValueError(
             f"{called(layer)} could not be copied from its configuration: {error} As for "
             "keras.models.load_model, its class needs get_config and from_config, and functions of "
             "your own have to stand in a keras.saving.custom_object_scope."
         ) from error
+
+
+def _with_policy(config, policy):
+    """Return a configuration with `policy` for float32, also in those of wrapped layers."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_with_policy(part, policy) for part in config)
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy" and config["config"].get("name") == "float32":
+        return config | {"config": {"name": policy}}
+    return {key: _with_policy(part, policy) for key, part in config.items()}
 
 
 def _copy_state(layer, twin):
@@ -185,15 +204,15 @@ def _ordered(layer, other):
     return sorted(layer.variables, key=lambda variable: variable.name)
 
 
-def _bypass(norm, gives_output):
+def _bypass(norm, gives_output, policy):
     """Return a function that takes the place of `norm` in a graph and returns its inputs."""
     # The policy by name: Identity has no get_config for anything else.
-    options = {"name": norm.name, "dtype": norm.dtype_policy.name}
+    options = {"name": norm.name, "dtype": policy or norm.dtype_policy.name}
     end, masked = keras.layers.Identity(**options), MaskedIdentity(**options)
 
     def call(inputs, training=None, mask=None):
         if not keras.backend.is_float_dtype(inputs.dtype):
-            inputs = keras.ops.cast(inputs, norm.compute_dtype)
+            inputs = keras.ops.cast(inputs, end.compute_dtype)
         if mask is not None and mask_of(inputs) is None:
             return masked(inputs, mask=mask)
         # An output of the model has the name of its layer.
