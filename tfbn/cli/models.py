@@ -1,5 +1,6 @@
 """The commands that read a finished model: diagnose, recalibrate, fold, export."""
 
+import math
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from tfbn.cli.console import loading, stderr_silenced
 from tfbn.cli.options import COUNT, DATA_DIR, JSON, Decorator, ListOf, add_options, example, flag
 from tfbn.diagnosis import CODES
 from tfbn.foundation.files import to_json
+from tfbn.foundation.pixels import RANGES, from_pixels
 
 
 def tolerance(default: str) -> Decorator:
@@ -33,6 +35,12 @@ def model_and_data(split: str, dataset: str | None) -> Decorator:
             "--dataset", default=dataset, help="Data set, as in `tfbn compare`.", show_default=shown
         ),
         click.option("--split", default=split, type=splits, help="Part of the data set."),
+        click.option(
+            "--scale",
+            type=click.Choice(list(RANGES)),
+            help="Range in which MODEL takes pixels.",
+            show_default="what its first layers show, else 0..1",
+        ),
         DATA_DIR,
     )
 
@@ -46,12 +54,16 @@ def _load(
     dataset: str | None,
     split: str,
     data_dir: str | None,
+    scale: str | None,
     out: str | None = None,
     suffix: str = ".keras",
     needs_batchnorm: bool = True,
     stderr: bool = False,
-) -> tuple[Console, Any, Any]:
-    """Return a console, the model in the file `path`, and examples (None without a `dataset`)."""
+) -> tuple[Console, Any, Any, str | None]:
+    """Return a console, the model in the file `path`, examples, and the range of their pixels.
+
+    Without a `dataset` there are no examples, None, and the range is `scale`.
+    """
     with loading(stderr) as console:
         from tfbn.layers import inspection
         from tfbn.serving import keras_files
@@ -62,21 +74,47 @@ def _load(
         if needs_batchnorm:
             inspection.find_batchnorms(model)
     if dataset is None:
-        return console, model, None
-    inputs = getattr(model, "inputs", None) or []  # A subclassed model has none.
+        return console, model, None, scale
     with console.status(escape(f"Loading {dataset}")):
-        from tfbn.data.adapters import fits
+        from tfbn.diagnosis.pixels import pixel_range
 
-        flat = len(inputs) == 1 and len(inputs[0].shape) == 2
-        loaded = tfbn.data.load(dataset, data_dir=data_dir, flatten=flat)
+        loaded = tfbn.data.load(dataset, data_dir=data_dir, flatten=False)
     examples = loaded.splits()[split]
-    if len(inputs) == 1 and not fits(inputs[0].shape[1:], examples.x.shape[1:]):
+    x = _shaped(model, examples.x, loaded.title)
+    console.print(f"{len(x):,} examples: the {split} split of {loaded.title}, {loaded.source}")
+    if loaded.classes:  # These are images.
+        scale, reason = pixel_range(model, scale)
+        console.print(f"Pixels are fed as {scale}: {reason}. (Option --scale)")
+        x = _fed(model, x, scale)
+    return console, model, examples._replace(x=x), scale
+
+
+def _inputs(model: Any) -> list:
+    return getattr(model, "inputs", None) or []  # A subclassed model has none.
+
+
+def _shaped(model: Any, x: Any, title: str) -> Any:
+    """Return `x` in the shape of the model's input, flat or without an axis of length 1, if it has one."""
+    from tfbn.data.adapters import fits
+
+    inputs = _inputs(model)
+    if len(inputs) != 1 or fits(inputs[0].shape[1:], x.shape[1:]):
+        return x
+    expected = tuple(inputs[0].shape[1:])
+    long, received = ([size for size in shape if size != 1] for shape in (expected, x.shape[1:]))
+    if long != received and long != [math.prod(received)]:
         raise ValueError(
-            f"MODEL reads examples of the shape {tuple(inputs[0].shape[1:])}, {loaded.title} has "
-            f"{examples.x.shape[1:]}. Choose another --dataset; for data of your own, use tfbn in Python."
+            f"MODEL reads examples of the shape {expected}, {title} has {x.shape[1:]}. Choose another "
+            "--dataset; for data of your own, use tfbn in Python."
         )
-    console.print(f"{len(examples.y):,} examples: the {split} split of {loaded.title}, {loaded.source}")
-    return console, model, examples
+    return x.reshape(len(x), *expected)
+
+
+def _fed(model: Any, x: Any, scale: str) -> Any:
+    """Return images of 0..1, as data sets give them, in the range `scale` and the type that MODEL takes."""
+    x = from_pixels((255 * x).round(), scale)
+    takes_uint8 = [tensor.dtype for tensor in _inputs(model)] == ["uint8"]
+    return x.astype("uint8") if takes_uint8 and scale == "0..255" else x
 
 
 @click.command(epilog=example("tfbn diagnose runs/mine/models/batchnorm.keras --out averages.png"))
@@ -101,13 +139,16 @@ def diagnose(
     dataset: str,
     split: str,
     data_dir: str | None,
+    scale: str | None,
     out: str | None,
     fail_on: tuple[str, ...] | None,
     as_json: bool,
     **options: Any,
 ) -> int:
     """Check the moving averages of MODEL, a .keras file."""
-    console, model, examples = _load(path, dataset, split, data_dir, out, ".png", stderr=as_json)
+    console, model, examples, scale = _load(
+        path, dataset, split, data_dir, scale, out, ".png", stderr=as_json
+    )
     with console.status("Running the model"), stderr_silenced():
         diagnosis = tfbn.diagnose(model, examples, **options)
         if out:
@@ -116,7 +157,7 @@ def diagnose(
     if out:
         console.print(f"\nSaved the figure as {out}", soft_wrap=True)
     if as_json:
-        print(diagnosis.to_json())
+        print(to_json({"scale": scale} | diagnosis.to_dict()))
     return int(bool(set(fail_on or ()) & set(diagnosis.codes)))
 
 
@@ -129,10 +170,17 @@ def diagnose(
 @flag("--force", help="Accept statistics by which far fewer predictions are right.")
 @JSON
 def recalibrate(
-    path: str, dataset: str, split: str, data_dir: str | None, out: str, as_json: bool, **options: Any
+    path: str,
+    dataset: str,
+    split: str,
+    data_dir: str | None,
+    scale: str | None,
+    out: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Give MODEL, a .keras file, exact statistics of the data."""
-    console, model, examples = _load(path, dataset, split, data_dir, out, stderr=as_json)
+    console, model, examples, scale = _load(path, dataset, split, data_dir, scale, out, stderr=as_json)
     with console.status("Running the model") as status, stderr_silenced():
         from tfbn.serving import keras_files
 
@@ -142,7 +190,7 @@ def recalibrate(
         keras_files.save(tfbn.recalibrate(model, examples, on_batch=show, **options), out)
     console.print(f"Saved {out}", soft_wrap=True)
     if as_json:
-        print(to_json({"out": out, "examples": len(examples.y)} | options))
+        print(to_json({"out": out, "examples": len(examples.y), "scale": scale} | options))
 
 
 @click.command(epilog=example("tfbn fold recalibrated.keras --out folded.keras"))
@@ -155,12 +203,13 @@ def fold(
     dataset: str | None,
     split: str,
     data_dir: str | None,
+    scale: str | None,
     out: str,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Fold batch norm of MODEL, a .keras file, into other layers."""
-    console, model, examples = _load(path, dataset, split, data_dir, out, stderr=as_json)
+    console, model, examples, scale = _load(path, dataset, split, data_dir, scale, out, stderr=as_json)
     with console.status("Folding"), stderr_silenced():
         from tfbn.serving import keras_files
 
@@ -169,7 +218,7 @@ def fold(
     console.print(folded.folding.table())
     console.print(f"Saved {out}", soft_wrap=True)
     if as_json:
-        print(to_json({"out": out} | vars(folded.folding)))
+        print(to_json({"out": out, "scale": scale} | vars(folded.folding)))
 
 
 @click.command(epilog=example("tfbn export recalibrated.keras --out served --formats savedmodel,onnx"))
@@ -196,17 +245,25 @@ def export(
     dataset: str | None,
     split: str,
     data_dir: str | None,
+    scale: str | None,
     out: str,
+    images: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Export MODEL, a .keras file, and prove the outputs equal."""
-    console, model, examples = _load(path, dataset, split, data_dir, needs_batchnorm=False, stderr=as_json)
+    console, model, examples, scale = _load(
+        path, dataset, split, data_dir, scale, needs_batchnorm=False, stderr=as_json
+    )
+    options |= {"images": True, "scale": scale} if images else {}
     with console.status("Exporting") as status, stderr_silenced():
         result = tfbn.export(
             model, out, data=examples, on_format=lambda name: status.update(f"Exporting {name}"), **options
         )
     console.print(result.table())
+    if images:
+        scale = result.about["scale"]
+        console.print(f"serve_images feeds the model pixels of {scale}: {result.about['scale_reason']}.")
     console.print(f"Saved in {out}", soft_wrap=True)
     if as_json:
-        print(to_json({"out": out, "rows": result.rows} | result.about))
+        print(to_json({"out": out, "rows": result.rows} | result.about | {"scale": scale}))

@@ -88,7 +88,24 @@ def _check_shapes(model: keras.Model, x: Any) -> None:
 def fits(expected: Sequence[int | None], shape: Sequence[int]) -> bool:
     """Return whether an example's `shape` is the `expected` one, in which None stands for any length.
 
-    >>> fits((None, 3), (5, 3)), fits((None, 3), (5, 4)), fits((3,), (5, 3))
-    (True, False, False)
+    As in Keras, a last axis of length 1 may be missing or too many; see `adjusted_rank`.
+
+    >>> fits((None, 3), (5, 3)), fits((None, 3), (5, 4)), fits((3,), (5, 3)), fits((28, 28), (28, 28, 1))
+    (True, False, False, True)
     """
+    shape = adjusted_rank(shape, len(expected))
     return len(expected) == len(shape) and all(a in (None, b) for a, b in zip(expected, shape, strict=True))
+
+
+def adjusted_rank(shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Return `shape` with a last axis of length 1 added or dropped, if it then has `rank` axes.
+
+    Keras' functional and Sequential models do so with their inputs.
+
+    >>> adjusted_rank((28, 28, 1), 2), adjusted_rank((28, 28), 3), adjusted_rank((28, 28, 3), 2)
+    ((28, 28), (28, 28, 1), (28, 28, 3))
+    """
+    shape = tuple(shape)
+    if len(shape) == rank + 1 and shape[-1] == 1:
+        return shape[:-1]
+    return (*shape, 1) if len(shape) == rank - 1 else shape

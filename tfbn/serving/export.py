@@ -44,7 +44,8 @@ class Export:
             `data`. The last two are None for outputs that are not classes, or without labels.
         about: where it comes from: model, examples and whether data was given, tolerance (value, basis:
             "given", "measured" or "fixed", and the rounding in float32 that was measured), what folding
-            did, quantize, signatures by format, device, versions.
+            did, quantize, signatures by format, scale and scale_reason (the range in which the model is fed
+            the pixels of images, and how it is known; None without images), device, versions.
     """
 
     path: Path
@@ -77,6 +78,7 @@ def export(
     tolerance: float | None = None,
     on_format: Callable[[str], object] | None = None,
     quantize: str | None = None,
+    scale: str | None = None,
 ) -> Export:
     """Write `model` to the folder `path` in one or more formats that need neither tfbn nor Keras.
 
@@ -104,9 +106,10 @@ def export(
             Dataset the first batch; real ones are the better proof, and labels among them give the
             accuracy of each file. Default None: 64 drawn from a standard normal distribution by a fixed
             seed, for inputs of floats and of a fixed shape.
-        images: whether the SavedModel gets a second signature, "serve_images". It divides uint8 pixels
-            ``[N, ...]`` by 255 and returns probabilities: softmax of the model's outputs (sigmoid of a
-            single one), or the outputs themselves if the model ends in softmax or sigmoid. Default False.
+        images: whether the SavedModel gets a second signature, "serve_images". It takes uint8 pixels
+            ``[N, ...]``, brings them to the range that `scale` names, and returns probabilities: softmax of
+            the model's outputs (sigmoid of a single one), or the outputs themselves if the model ends in
+            softmax or sigmoid. Compared are the images in `data`, as they are there. Default False.
         tolerance: the largest difference allowed, as a share of the largest absolute output. Default None:
             measured as in `fold`, by what float32 rounds on the first 32 examples. Where that cannot be
             measured: 1e-5, 1e-2 in float16, 5e-2 in bfloat16.
@@ -116,12 +119,16 @@ def export(
             ranges that the first 100 examples of `data` give; inputs and outputs stay float32. The
             rounding of both moves the outputs: that file is refused only if its outputs are not finite,
             are the same for all examples, or differ by more than a `tolerance` that was given.
+        scale: the range in which `model` takes the pixels of `images`: "0..1", "0..255" or "-1..1".
+            Default None: what the first layers show, such as "0..255" by a ``Rescaling(1 / 255)``, else the
+            range of `data`, else "0..1". Where the layers are unclear and there are no `data`, an error
+            asks for the range.
 
     Raises:
         TypeError: `model` is not a `keras.Model`, `tolerance` not a number, or `data` only readable once.
         ValueError: an argument is not as described, a package is missing, a conversion or a runtime fails,
-            outputs differ by more than `tolerance`, or they are the same for all examples, which proves
-            nothing.
+            outputs differ by more than `tolerance`, they are the same for all examples, which proves
+            nothing, or `data` are pixels of another range than `scale`.
 
     >>> import tempfile
     >>> from tfbn import Model
@@ -132,6 +139,8 @@ def export(
     """
     _check_formats(formats, images)
     _check_quantize(quantize, formats, data)
+    if scale is not None and not images:
+        raise ValueError(f"`scale` needs images=True. Received: scale={scale!r}.")
     if tolerance is not None:
         tolerance = arguments.positive_number("tolerance", tolerance)
     try:
@@ -141,7 +150,7 @@ def export(
             raise
         has_batchnorm = False
     path = check_new_folder(path)
-    proof = Proof(model, data, images, tolerance, quantized="litert" if quantize else None)
+    proof = Proof(model, data, images, tolerance, scale, quantized="litert" if quantize else None)
     final: keras.Model = model
     folding: Any = "not asked for" if has_batchnorm else "no batch normalization layer"
     if fold and has_batchnorm:
@@ -158,6 +167,8 @@ def export(
         "folding": folding,
         "quantize": quantize,
         "signatures": {},
+        "scale": proof.scale,
+        "scale_reason": proof.scale_reason,
         "device": describe_device("cpu:0"),
         "versions": versions() | {package: importlib.metadata.version(package) for package in packages},
     }
@@ -226,7 +237,9 @@ def _convert(name, model, proof, file, quantize=None):
                 return
             archive = keras.export.ExportArchive()
             archive.track(model)
-            for endpoint, function in endpoint_functions(model, proof.spec, proof.head).items():
+            for endpoint, function in endpoint_functions(
+                model, proof.spec, proof.head, proof.scale
+            ).items():
                 function.get_concrete_function()  # The archive takes functions that are traced.
                 # Keras makes of the first one "serving_default", too; in Python it is `loaded.serve`.
                 archive.add_endpoint(endpoint.replace("serving_default", "serve"), function)

@@ -13,8 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.data.adapters import batch_reader
+from tfbn.data.adapters import adjusted_rank, batch_reader
+from tfbn.diagnosis.pixels import pixel_range
 from tfbn.foundation.errors import last_line
+from tfbn.foundation.pixels import from_pixels, to_pixels
 from tfbn.layers.outputs import gives_probabilities
 from tfbn.serving import runtimes
 from tfbn.transforms.fold import COMPARED_EXAMPLES
@@ -22,6 +24,7 @@ from tfbn.transforms.tolerances import TOLERANCES, Tolerance, check_exercised, m
 
 COMPARED_SIZES = (1, 3, 32)  # batches, besides the batch of all examples
 GENERATED_EXAMPLES, MOST_EXAMPLES = 64, 256
+WHOLE_PIXEL = 0.01  # how far pixels may be off and still be whole ones
 LONGEST_REASON = 1000  # characters: ONNX Runtime names the operation at the end of a long line
 
 
@@ -29,10 +32,12 @@ class Proof:
     """The outputs of a Keras model, which each format must repeat.
 
     Attributes:
-        examples, batches: the inputs; batches of them and of random images, by endpoint and size.
+        examples, batches: the inputs; batches of them and of images, by endpoint and size.
         labels: those of the examples, as they were given, or None.
         tolerance: the `Tolerance` of the outputs.
         spec: a batch of inputs, of any size.
+        scale, scale_reason: the range in which the model is fed the pixels of images, and how it is known;
+            None without images.
         head: function that makes probabilities of the model's outputs; None without images.
         expected: the outputs of the model.
         rows: what was compared so far; `Export` explains the keys.
@@ -44,19 +49,20 @@ class Proof:
         data: Any,
         images: bool,
         tolerance: float | None,
+        scale: str | None = None,
         quantized: str | None = None,
     ):
         self.model_name, self.quantized = model.name, quantized
-        self.examples, self.labels, self.spec = _examples(model, data, images)
+        self.examples, self.labels, self.spec = _examples(model, data)
         self.tolerance = _tolerance(model, self.examples, tolerance)
-        self.head = probabilities_head(model, self.examples) if images else None
-        inputs = {"serving_default": self.examples}
+        self.batches = {"serving_default": _batches(self.examples)}
+        self.head = self.scale = self.scale_reason = None
         if images:
-            inputs["serve_images"] = np.random.default_rng(1).integers(0, 256, self.examples.shape, "uint8")
-        sizes = sorted({*COMPARED_SIZES, len(self.examples)})
-        self.batches = {
-            name: {size: np.resize(x, (size, *x.shape[1:])) for size in sizes} for name, x in inputs.items()
-        }
+            given = None if data is None else self.examples
+            self.scale, self.scale_reason = _scale(model, self.spec, scale, given)
+            self.head = probabilities_head(model, self.examples)
+            pixels, fed = _images(self.examples, self.scale, data is not None)
+            self.batches["serve_images"], self._fed = _batches(pixels), _batches(fed)
         self.rows: list[dict] = []
         self.expected: dict[str, dict[int, np.ndarray]] = {}
         self.check_model("keras", model)
@@ -64,12 +70,19 @@ class Proof:
 
     def check_model(self, name: str, model: keras.Model) -> None:
         """Add rows for a Keras model. The outputs of the first one are expected of all that follow."""
-        functions = endpoint_functions(model, self.spec, self.head)
+        functions = endpoint_functions(model, self.spec, self.head, self.scale)
         # The runtimes are on the CPU, too: a GPU rounds differently.
         with tf.device("cpu:0"):
             outputs, milliseconds = runtimes.measure(
                 lambda endpoint, batch: functions[endpoint](tf.constant(batch)).numpy(), self.batches
             )
+            if not self.expected and self.head:
+                # Not by the signature itself, which could be wrong about the range of pixels.
+                fed = {
+                    size: self.head(tf.cast(functions["serving_default"](tf.constant(batch)), "float32"))
+                    for size, batch in self._fed.items()
+                }
+                self.expected = {**outputs, "serve_images": {size: x.numpy() for size, x in fed.items()}}
         self.expected = self.expected or outputs
         if not all(np.isfinite(x).all() for by_size in self.expected.values() for x in by_size.values()):
             raise ValueError(
@@ -147,9 +160,15 @@ class Proof:
 
 
 def endpoint_functions(
-    model: keras.Model, spec: tf.TensorSpec, head: Callable[[tf.Tensor], tf.Tensor] | None
+    model: keras.Model,
+    spec: tf.TensorSpec,
+    head: Callable[[tf.Tensor], tf.Tensor] | None,
+    scale: str | None = "0..1",
 ) -> dict[str, Any]:
-    """Compile "serving_default", and "serve_images" if there is a `head`, each once for all batch sizes."""
+    """Compile "serving_default", and "serve_images" if there is a `head`, each once for all batch sizes.
+
+    `scale` is the range in which the model takes pixels.
+    """
 
     def serve(x):
         outputs = model(x, training=False)
@@ -160,7 +179,8 @@ def endpoint_functions(
         return outputs
 
     def serve_images(pixels):
-        return head(tf.cast(serve(tf.cast(pixels, "float32") / 255), "float32"))
+        x = from_pixels(tf.cast(pixels, "float32"), scale)
+        return head(tf.cast(serve(tf.cast(x, spec.dtype)), "float32"))
 
     calls = {"serving_default": (serve, spec)}
     if head:
@@ -232,7 +252,38 @@ def _classes(labels, shape):
     return labels.ravel() if labels.shape in ((shape[0],), (shape[0], 1)) else None
 
 
-def _examples(model, data, images):
+def _scale(model, spec, scale, examples):
+    """Return the range of pixels that `model` takes, and the reason; integers are pixels of 0..255 only."""
+    # Integers may be anything, words for example.
+    scale, reason = pixel_range(model, scale, examples if spec.dtype.is_floating else None)
+    if not spec.dtype.is_floating and scale != "0..255":
+        raise ValueError(
+            f"`images` needs a model that takes floats or uint8. {model.name!r} takes {spec.dtype.name}. "
+            "Use scale='0..255' if these are pixels."
+        )
+    return scale, reason
+
+
+def _images(examples, scale, given):
+    """Return uint8 images, and the same as a user feeds them to the model: `examples` where they are whole.
+
+    Without `given` examples the images are random.
+    """
+    if not given:
+        pixels = np.random.default_rng(1).integers(0, 256, examples.shape, "uint8")
+        return pixels, from_pixels(pixels.astype("float32"), scale).astype(examples.dtype)
+    pixels = to_pixels(examples, scale)
+    fed = from_pixels(pixels.astype("float32"), scale).astype(examples.dtype)
+    step = from_pixels(1, scale) - from_pixels(0, scale)
+    return pixels, examples if np.abs(fed - examples).max() <= WHOLE_PIXEL * step else fed
+
+
+def _batches(x):
+    """Return batches of the examples `x` by their sizes."""
+    return {size: np.resize(x, (size, *x.shape[1:])) for size in sorted({*COMPARED_SIZES, len(x)})}
+
+
+def _examples(model, data):
     """Return examples to compare by, their labels or None, and a specification of a batch of any size."""
     inputs, outputs = (getattr(model, name, None) or [None] for name in ("inputs", "outputs"))
     shape, dtype = (inputs[0].shape[1:], inputs[0].dtype) if inputs[0] is not None else (None, "float32")
@@ -244,11 +295,11 @@ def _examples(model, data, images):
             f"A model must have one input and one output to be exported. {model.name!r} has "
             f"{max(len(inputs), len(x))} and {len(outputs)}. Use Keras' own `model.export`."
         )
-    if images and not dtype.is_floating:
-        raise ValueError(f"`images` needs a model that takes floats. {model.name!r} takes {dtype.name}.")
     if x:
         examples = np.asarray(x[0])[:MOST_EXAMPLES].astype(dtype.as_numpy_dtype)
-        shape = examples.shape[1:] if shape is None else shape
+        if shape is None:
+            shape = examples.shape[1:]
+        examples = examples.reshape(len(examples), *adjusted_rank(examples.shape[1:], len(shape)))
     elif shape is None or None in shape or not dtype.is_floating:
         raise ValueError(
             f"No examples can be generated for model {model.name!r}, which does not take floats of a "

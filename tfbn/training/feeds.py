@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfbn.data.adapters import fits
 from tfbn.data.arrays import Data, Labels, batch_order, check_batch_size, check_examples
 from tfbn.data.streams import Stream, batched, grouped_batches, read_batches
 from tfbn.training.checkpoints import digest
@@ -93,9 +94,7 @@ class Network:
         if not getattr(self.model, "inputs", None):
             return  # A model that waits for its first input, or takes any.
         expected = self.model.input_shape
-        if len(shape) != len(expected) or any(
-            size not in (None, received) for size, received in zip(expected[1:], shape[1:], strict=True)
-        ):
+        if not shape or not fits(expected[1:], shape[1:]):
             hint = " Batch the examples, for example by dataset.batch(32)." if shape == expected[1:] else ""
             raise ValueError(
                 f"x must have the shape {expected} that the model takes. Received: {shape}.{hint}"

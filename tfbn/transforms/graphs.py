@@ -80,20 +80,25 @@ class Trace:
         counts: each layer -> the number of its calls.
         producers: each tensor -> the call that gives it. The input of a model has none.
         uses: each tensor -> the calls that take it, and None for each model whose output it is.
+        inputs, outputs: each model -> its tensors.
     """
 
     def __init__(self, graphs: Graphs):
         self._calls: dict[tuple, Call] = {}
+        self.inputs: dict[keras.Model, list[keras.KerasTensor]] = {}
+        self.outputs: dict[keras.Model, list[keras.KerasTensor]] = {}
         self.uses: dict[keras.KerasTensor, list[Call | None]] = defaultdict(list)
 
         @functools.cache  # Models that are nested side by side may have the same input.
         def new_input(tensor):
             return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
-        for plain in graphs.plain.values():
+        for model, plain in graphs.plain.items():
             inputs = keras.tree.map_structure(new_input, plain.input)
             options = {"clone_function": lambda layer: layer, "call_function": self._record}
-            for tensor in keras.models.clone_model(plain, inputs, **options).outputs:
+            self.inputs[model] = keras.tree.flatten(inputs)
+            self.outputs[model] = keras.models.clone_model(plain, inputs, **options).outputs
+            for tensor in self.outputs[model]:
                 self.uses[tensor].append(None)
         self.calls = list(self._calls.values())
         self.counts = Counter(call.layer for call in self.calls)
