@@ -133,3 +133,45 @@ def test_model_command_rejects_bad_input_in_one_line_and_writes_nothing(
     assert errors[0].startswith("Error: ")
     assert message in errors[0]
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def rescaling(tmp_path_factory, mnist):
+    """A file of a model of (28, 28) images and pixels of 0..255, trained by Keras, and test data."""
+    x, y = mnist.train.x[:3000].reshape(-1, 28, 28) * 255, mnist.train.y[:3000]
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(32)]
+    layers += [keras.layers.BatchNormalization(momentum=0.8), keras.layers.ReLU(), keras.layers.Dense(10)]
+    model = keras.Sequential([keras.Input([28, 28]), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    model.fit(x, y, epochs=3, verbose=0)
+    path = tmp_path_factory.mktemp("rescaling") / "model.keras"
+    model.save(path)
+    return path, mnist.test.x.reshape(-1, 28, 28) * 255, mnist.test.y
+
+
+def test_commands_feed_the_pixels_that_the_model_takes(rescaling, capsys, monkeypatch):
+    path, x, y = rescaling
+    usual = keras.models.load_model(path).evaluate(x, y, verbose=0)[1]
+    assert usual > 0.8
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+
+    def run(command, *options):
+        arguments = ["tfbn", command, str(path), "--data-dir", str(DATA), "--json", *options]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        assert not end.value.code, captured.err
+        return json.loads(captured.out), captured.err
+
+    content, said = run("diagnose", "--split", "test", "--fail-on", "better,worse,lag,drift,data")
+    assert content["scale"] == "0..255" and "Pixels are fed as 0..255" in said
+    assert content["ways"]["moving"]["accuracy"] == pytest.approx(usual, abs=1e-3)
+    content, _ = run("recalibrate", "--out", str(path.parent / "recalibrated.keras"))
+    assert content["scale"] == "0..255"
+    again = keras.models.load_model(path.parent / "recalibrated.keras").evaluate(x, y, verbose=0)[1]
+    assert again == pytest.approx(usual, abs=0.02)
+    content, _ = run("diagnose", "--split", "test", "--scale", "0..1")
+    assert content["scale"] == "0..1" and content["ways"]["moving"]["accuracy"] < usual - 0.1

@@ -1,0 +1,130 @@
+"""The range of pixels that a model takes: by its graph, by what the user feeds, or asked for."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfbn
+from tfbn.diagnosis.pixels import pixel_range
+
+L = keras.layers
+PIXELS = np.random.default_rng(0).integers(0, 256, [40, 8, 8, 3]).astype("float32")
+
+
+def normalization(data):
+    layer = L.Normalization()
+    layer.adapt(data)
+    return layer
+
+
+def stack(*layers, dtype="float32"):
+    return keras.Sequential([keras.Input([8, 8, 3], dtype=dtype), *layers, *ending()])
+
+
+def ending():
+    return [L.Conv2D(4, 3), tfbn.BatchNormalization(), L.ReLU(), L.Flatten(), L.Dense(3)]
+
+
+def functional(scale):
+    i = x = keras.Input([8, 8, 3])
+    x = scale(x)
+    for layer in ending():
+        x = layer(x)
+    return keras.Model(i, x)
+
+
+class Hidden(keras.Model):
+    """A subclass, whose graph is unknown."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.stack = [*layers, *ending()]
+
+    def call(self, x, training=None):
+        for layer in self.stack:
+            x = layer(x)
+        return x
+
+
+def built(model):
+    model(PIXELS[:2])
+    return model
+
+
+MODELS = {
+    "0..255": [
+        lambda: stack(L.Rescaling(1 / 255)),
+        lambda: stack(L.Rescaling(1 / 127.5, offset=-1)),
+        lambda: stack(L.RandomFlip(), L.RandomRotation(0.1), L.Rescaling(1 / 256)),
+        lambda: stack(keras.Sequential([keras.Input([8, 8, 3]), L.Resizing(8, 8), L.Rescaling(1 / 255)])),
+        lambda: stack(normalization(PIXELS)),
+        lambda: stack(L.Rescaling(1 / 255), normalization(PIXELS / 255)),
+        lambda: functional(lambda x: x / 255.0),
+        lambda: functional(lambda x: x * (1 / 127.5) - 1),
+        lambda: stack(L.Rescaling(1 / 255), dtype="uint8"),
+    ],
+    "0..1": [
+        lambda: stack(normalization(PIXELS / 255)),
+        lambda: stack(L.Rescaling(2, offset=-1)),
+        lambda: stack(L.RandomFlip()),
+        lambda: tfbn.Model((8, 8, 3), 3, conv_filters=(2,)),
+    ],
+    "-1..1": [lambda: stack(L.Rescaling(0.5, offset=0.5))],
+}
+
+
+@pytest.mark.parametrize(
+    ("scale", "make"), [(name, make) for name, makes in MODELS.items() for make in makes]
+)
+def test_the_graph_shows_the_range(scale, make):
+    assert pixel_range(make())[0] == scale
+
+
+UNCLEAR = [
+    lambda: built(Hidden(L.Rescaling(1 / 255))),
+    lambda: stack(L.Rescaling(1 / 50)),
+    lambda: stack(L.Lambda(lambda x: x / 255)),
+]
+
+
+@pytest.mark.parametrize("make", UNCLEAR)
+def test_what_the_graph_does_not_show_is_asked_for(make):
+    model = make()
+    with pytest.raises(ValueError, match="Choose one, --scale"):
+        pixel_range(model)
+    assert pixel_range(model, "0..255")[0] == "0..255"
+    assert pixel_range(model, examples=PIXELS)[0] == "0..255"
+    assert pixel_range(model, examples=PIXELS / 255)[0] == "0..1"
+
+
+def test_data_of_another_range_are_rejected():
+    with pytest.raises(ValueError, match=r"pixels of 0..255, but model .* is to take 0..1"):
+        pixel_range(stack(), "0..1", PIXELS)
+    with pytest.raises(ValueError, match=r"pixels of 0..1, but model .* is to take 0..255"):
+        pixel_range(stack(L.Rescaling(1 / 255)), examples=PIXELS / 255)
+
+
+@pytest.mark.parametrize(
+    ("make", "fed"),
+    [
+        (lambda: stack(L.Rescaling(1 / 255)), PIXELS),
+        (lambda: stack(normalization(PIXELS)), PIXELS),
+        (lambda: stack(), PIXELS / 255),
+        (lambda: stack(), PIXELS / 127.5 - 1),
+        (lambda: built(Hidden(L.Rescaling(1 / 255))), PIXELS),
+    ],
+)
+def test_serve_images_gives_what_keras_gives_on_what_the_user_feeds(tmp_path, make, fed):
+    model = make()
+    model.predict(fed, verbose=0)
+    tfbn.recalibrate(model, fed)
+    expected = keras.ops.softmax(model.predict(fed, verbose=0))
+    done = tfbn.export(model, tmp_path / "served", images=True, data=fed, fold=False)
+    loaded = tf.saved_model.load(tmp_path / "served" / "savedmodel")
+    (served,) = loaded.signatures["serve_images"](tf.constant(PIXELS.astype("uint8"))).values()
+    np.testing.assert_allclose(served, expected, atol=1e-5)
+    assert (
+        done.about["scale"]
+        == {255: "0..255", 1: "0..1", -1: "-1..1"}[-1 if fed.min() < 0 else round(float(fed.max()))]
+    )
