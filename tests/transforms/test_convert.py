@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -165,6 +166,19 @@ def test_without_batchnorm_gives_the_network_built_without(net, kind):
     assert_untouched(model, before, x, outputs, twin)
     assert twin.name == model.name and not twin.compiled
     assert twin.output_names == keras.Model(model.inputs, model.outputs).output_names
+
+
+def test_twin_without_biases_is_warned_of_by_name():
+    def build(**options):
+        stack = [L.Dense(4, name="hidden", **options), L.BatchNormalization(), L.ReLU(), L.Dense(2)]
+        return keras.Sequential([keras.Input([3]), *stack])
+
+    with pytest.warns(UserWarning, match=r"has no biases in hidden, which the `beta`"):
+        twin = tfbn.without_batchnorm(build(use_bias=False))
+    assert not twin.get_layer("hidden").use_bias
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        tfbn.without_batchnorm(build())
 
 
 def test_twin_trains_as_the_network_built_without(blobs):

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tfbn.foundation import arguments
+from tfbn.foundation.errors import warn_caller
 from tfbn.layers import inspection
 from tfbn.layers.batch_normalization import BatchNormalization
 from tfbn.transforms import graphs
@@ -21,8 +22,9 @@ def without_batchnorm(model: keras.Model) -> keras.Model:
     the state of random numbers. Nothing is shared with `model`, which stays as it is. Removing batch norm
     changes the outputs. To take it out of a trained model and keep the outputs, use `fold`.
 
-    A layer built with ``use_bias=False`` still has no bias, and `beta` is removed with the norm. To compare
-    the norm alone, build `model` with biases. Ahead of a norm they have no effect, and the twin has them.
+    A layer built with ``use_bias=False`` still has no bias, and `beta` is removed with the norm: a warning
+    names those ahead of a norm. To compare the norm alone, build `model` with biases. Ahead of a norm they
+    have no effect, and the twin has them.
 
     The twin is a plain functional model with the names of `model`, its inputs and outputs, whatever the
     class of `model` and its `train_step`, and not compiled. An Identity layer replaces a removed one that
@@ -46,6 +48,17 @@ def without_batchnorm(model: keras.Model) -> keras.Model:
     ['InputLayer', 'Dense', 'ReLU', 'Dense']
     """
     collected, norms = _reach(model, CLASSES_BY_PACKAGE)
+    trace = graphs.Trace(collected)
+    inputs = [tensor for call in trace.calls if call.layer in norms for tensor in call.inputs[:1]]
+    before = [trace.producers[tensor].layer for tensor in inputs if tensor in trace.producers]
+    unbiased = [layer for layer in dict.fromkeys(before) if getattr(layer, "use_bias", None) is False]
+    if unbiased:
+        names = ", ".join(collected.names[layer] for layer in unbiased[:3])
+        names += f" and {len(unbiased) - 3} more" * (len(unbiased) > 3)
+        warn_caller(
+            f"The twin of {model.name!r} has no biases in {names}, which the `beta` of batch norm replaced. To "
+            "compare the norm alone, build these layers with use_bias=True."
+        )
     return graphs.copy(collected, gone=norms)
 
 
