@@ -56,7 +56,7 @@ def without_batchnorm(model: keras.Model) -> keras.Model:
         names = ", ".join(collected.names[layer] for layer in unbiased[:3])
         names += f" and {len(unbiased) - 3} more" * (len(unbiased) > 3)
         warn_caller(
-            f"The twin of {model.name!r} has no biases in {names}, which the `beta` of batch norm replaced. "
+            f"The twin of {model.name!r} has no biases in {names}, which the `beta` of the norms replaced. "
             "To compare the norm alone, build these layers with use_bias=True."
         )
     return graphs.copy(collected, gone=norms)
