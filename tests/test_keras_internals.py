@@ -126,6 +126,14 @@ def test_has_tangent_is_true_where_tensorflow_cannot_answer(monkeypatch):
     assert keras_internals.has_tangent([tf.ones([3])]) is True
 
 
+def test_runs_onednn_is_false_where_tensorflow_cannot_answer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow.python.util._pywrap_util_port", None)
+    from tensorflow.python import util
+
+    monkeypatch.delattr(util, "_pywrap_util_port", raising=False)
+    assert keras_internals.runs_onednn() is False
+
+
 def test_symbolic_build_creates_metric_variables_without_a_step():
     model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
     model.compile("sgd", "mse", metrics=["mae"])

@@ -42,6 +42,19 @@ def has_tangent(tensors: Sequence[tf.Tensor]) -> bool:
         return True
 
 
+def runs_onednn() -> bool:
+    """Return whether TensorFlow's kernels on this machine are oneDNN's, as on newer CPUs.
+
+    Return False if this TensorFlow cannot answer: code without its kernels is right elsewhere, only slower.
+    """
+    try:
+        from tensorflow.python.util import _pywrap_util_port
+
+        return bool(_pywrap_util_port.IsMklEnabled())
+    except (ImportError, AttributeError):
+        return False
+
+
 def symbolic_build(model: Any, batch: tuple) -> None:
     """Create the variables of a compiled model's metrics from a batch, without running a step."""
     model._symbolic_build(data_batch=batch)

@@ -44,6 +44,12 @@ ORDERS_THROUGH_A_FUNCTION = tuple(order for order in ORDERS if order != "reverse
 TOLERANCE = 2e-4  # of the largest derivative of an order; the layer computes in float32
 
 
+@pytest.fixture(autouse=True)
+def with_all_kernels(monkeypatch):
+    """Take the kernel of the gradient, too, whatever this machine runs."""
+    monkeypatch.setattr("tfbn.layers.functional.runs_onednn", lambda: True)
+
+
 class Case:
     """A layer in a mode, the values of its variables, the directions, and the loss in float64."""
 

@@ -1,10 +1,14 @@
 """Batch normalization of tensors: outputs, and derivatives up to the third, against float64."""
 
+import platform
+from pathlib import Path
+
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
 
+from tfbn.keras_internals import runs_onednn
 from tfbn.layers.functional import batch_normalize, renorm_corrections
 from tfbn.layers.moments import moments
 
@@ -100,6 +104,25 @@ def test_results_are_exact_however_far_the_mean_is_from_zero(rng, shape, axis, m
                 assert max(errors(step, c, wanted)) < 2e-6, (compilation, mean, stddev)
 
 
+def test_gradients_are_as_exact_with_the_other_kernels_of_tensorflow(python, monkeypatch):
+    """In a process of its own, with oneDNN where this one is without it, or without."""
+    asked = not runs_onednn()
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", str(int(asked)))
+    printed = python(
+        f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(reference.__file__).parent)]!r}
+import numpy as np, test_functional as t
+from tfbn.keras_internals import runs_onednn
+c = t.case(np.random.default_rng(0), (64, 32, 32, 32), -1, False, mean=100.0)
+print(int(runs_onednn()), max(t.errors(t.outputs_and_gradients(c["axes"]), c, t.right(c, -1))))
+"""
+    )
+    answer, error = map(float, printed.split())
+    assert answer == asked or platform.machine() != "x86_64"
+    assert error < 2e-6
+
+
 def derivatives(axes, mask):
     """Functions of x, gamma and beta: the output, and first to third derivatives of losses of it."""
 
@@ -134,8 +157,9 @@ def test_derivatives_equal_finite_differences(rng, masked, order):
 
 @pytest.mark.parametrize("mean", [0.0, 50.0])
 @pytest.mark.parametrize("order", [2, 3])
-def test_derivatives_of_the_fast_path_equal_those_without_it(rng, order, mean):
+def test_derivatives_of_the_fast_path_equal_those_without_it(rng, monkeypatch, order, mean):
     """In float32 by TensorFlow's kernels as in float64 without them, whose differences are tested above."""
+    monkeypatch.setattr("tfbn.layers.functional.runs_onednn", lambda: True)  # whatever this machine runs
     c = case(rng, (8, 15, 16, 288), -1, masked=False, mean=mean)  # of no known multiple of 64 rows
 
     def derivative(dtype, batch):

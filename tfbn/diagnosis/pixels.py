@@ -71,7 +71,7 @@ def pixel_range(
 
     >>> stack = [keras.Input([8, 8, 3]), layers.Rescaling(1 / 255, name="to_one"), layers.Conv2D(4, 3)]
     >>> pixel_range(keras.Sequential(stack))
-    ('0..255', "'to_one' scales them")
+    ('0..255', "the model scales them by 'to_one'")
     """
     reason = "as asked for"
     if scale is None:

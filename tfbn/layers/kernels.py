@@ -132,8 +132,8 @@ def scale_and_shift(
 def gradient(
     dy: tf.Tensor, x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, gamma: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Compute dx, dgamma and dbeta in two passes, within the fused path of `choose`."""
-    # The kernel adds within an example, then over the examples: of 32 rows each, its sums stay exact.
+    """Compute dx, dgamma and dbeta in two passes, within the fused path of `choose`, by oneDNN's kernel."""
+    # It adds within an example, then over the examples: of 32 rows each, its sums stay exact.
     rows = [-1, GRADIENT_BLOCK_ROWS, 1, x.shape[-1]]
     dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=tf.reshape(dy, rows),
