@@ -32,9 +32,7 @@ def xla_where_marked(request, monkeypatch):
 
 @pytest.fixture(scope="session")
 def mnist():
-    """MNIST where it is prepared, else the sample."""
-    if PREPARED.exists():
-        return tfbn.data.load("mnist", data_dir=PREPARED)
+    """The sample, which is read in a tenth of a second."""
     return tfbn.data.sample()
 
 

@@ -68,9 +68,9 @@ def test_compare_prints_a_line_per_epoch_a_table_and_the_folder(sample_run):
     assert lines[-1] == str(folder / "run")
 
 
-def test_compare_exits_with_1_and_names_no_models_where_all_runs_diverged(tmp_path):
+def test_compare_exits_with_1_and_names_no_models_where_all_runs_diverged(tmp_path, monkeypatch, capfd):
     options = ("--learning-rate", "1e38", "--optimizer", "sgd", "--seeds", 1, "--data-dir", "nothing")
-    done = tfbn_command("compare", "--quick", *options, "--out", "run", cwd=tmp_path, **OFFLINE)
+    done = in_process(monkeypatch, capfd, tmp_path, "compare", "--quick", *options, "--out", "run")
     assert done.returncode == 1, done.stderr
     assert "There are no models: all runs diverged." in done.stdout.splitlines()[-1]
     assert (tmp_path / "run" / "results.json").exists()
@@ -79,17 +79,18 @@ def test_compare_exits_with_1_and_names_no_models_where_all_runs_diverged(tmp_pa
 def test_compare_rejects_a_folder_that_holds_results(sample_run, monkeypatch, capfd):
     folder, _ = sample_run
     before = sorted(folder.rglob("*"))
-    code, errors = in_process(monkeypatch, capfd, folder, "compare", "--out", "run")
-    assert code == 2
-    assert errors == (f"Error: {folder / 'run'} exists already. Choose another folder, or remove it.\n")
+    done = in_process(monkeypatch, capfd, folder, "compare", "--out", "run")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"Error: {folder / 'run'} exists already. Choose another folder, or remove it.\n"
+    )
     assert sorted(folder.rglob("*")) == before
 
 
 def test_compare_json_prints_results_json_alone(tmp_path):
-    prepared = conftest.PREPARED if conftest.PREPARED.exists() else tmp_path / "nothing"
     options = {
         "--out": "run",
-        "--data-dir": prepared,
+        "--data-dir": "nothing",
         "--seed": 7,
         "--hidden": "8",
         "--activation": "tanh",
@@ -178,7 +179,8 @@ def test_compare_rejects_bad_input_in_one_line_and_writes_nothing(
     tmp_path, monkeypatch, capfd, arguments, message
 ):
     command = ("compare", "--data-dir", "nothing", *arguments)
-    check_bad(*in_process(monkeypatch, capfd, tmp_path, *command), message, tmp_path)
+    done = in_process(monkeypatch, capfd, tmp_path, *command)
+    check_bad(done.returncode, done.stderr, message, tmp_path)
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD[12:13], ids=lambda value: str(value))
@@ -192,8 +194,9 @@ def test_compare_rejects_a_damaged_data_set_in_one_line(tmp_path, monkeypatch, c
     shutil.copytree(conftest.PREPARED / "mnist", tmp_path / "sets" / "mnist")
     (record,) = tmp_path.rglob("*train.tfrecord*")
     os.truncate(record, os.path.getsize(record) // 2)
-    code, errors = in_process(monkeypatch, capfd, tmp_path, "compare", "--data-dir", "sets", "--out", "run")
-    assert code == 2
+    done = in_process(monkeypatch, capfd, tmp_path, "compare", "--data-dir", "sets", "--out", "run")
+    errors = done.stderr
+    assert done.returncode == 2
     assert errors.startswith("Error: ") and len(errors.splitlines()) == 1
     assert "is damaged" in errors and "prepare mnist again" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["sets"]

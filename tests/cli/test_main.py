@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfbn.bench import timing
 from tfbn.cli import main as cli
 
 COMMAND = str(Path(sys.executable).with_name("tfbn"))
@@ -34,14 +35,15 @@ def tfbn_command(*arguments, cwd, timeout=300, **more):
 
 
 def in_process(monkeypatch, capfd, cwd, *arguments):
-    """Run the command here, because TensorFlow takes seconds to start: exit code, standard error."""
+    """Run the command here, because TensorFlow takes seconds to start."""
+    command = ["tfbn", *map(str, arguments)]
     monkeypatch.chdir(cwd)
-    monkeypatch.setattr(sys, "argv", ["tfbn", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", command)
     for name, value in OFFLINE.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    return ended.value.code, capfd.readouterr().err
+    return subprocess.CompletedProcess(command, ended.value.code or 0, *capfd.readouterr())
 
 
 def check_bad(code, stderr, message, folder):
@@ -101,26 +103,31 @@ main()
 
 @pytest.mark.parametrize("command", ["solver", "layer"])
 def test_bench_rejects_a_device_that_does_not_exist(tmp_path, monkeypatch, capfd, command):
-    code, errors = in_process(monkeypatch, capfd, tmp_path, "bench", command, "--device", "tpu")
-    assert code == 2
-    assert errors == "Error: No device 'tpu'. Available: auto, cpu:0, cpu:1.\n"
+    done = in_process(monkeypatch, capfd, tmp_path, "bench", command, "--device", "tpu")
+    assert done.returncode == 2
+    assert done.stderr == "Error: No device 'tpu'. Available: auto, cpu:0, cpu:1.\n"
 
 
 def test_bench_solver_prints_json_and_rejects_bad_steps(tmp_path, monkeypatch, capfd):
-    done = tfbn_command("bench", "solver", "--steps", 20, "--repeats", 1, "--json", cwd=tmp_path)
+    def alternate(peers, repeats, on_run):
+        return {name: [1.0] for name in peers}, dict.fromkeys(peers, 0.0)
+
+    monkeypatch.setattr(timing, "alternate", alternate)
+    steps = ("--steps", 20, "--repeats", 1)
+    done = in_process(monkeypatch, capfd, tmp_path, "bench", "solver", *steps, "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert rows[0]["name"] == "tfbn"
     assert all(np.isfinite(row["microseconds"]) for row in rows)
-    code, errors = in_process(monkeypatch, capfd, tmp_path, "bench", "solver", "--steps", 0)
-    assert code == 2
-    assert len(errors.splitlines()) == 1
+    done = in_process(monkeypatch, capfd, tmp_path, "bench", "solver", "--steps", 0)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_bench_layer_rejects_bad_repeats(tmp_path, monkeypatch, capfd):
-    code, errors = in_process(monkeypatch, capfd, tmp_path, "bench", "layer", "--repeats", 0)
-    assert code == 2
-    assert len(errors.splitlines()) == 1 and "`repeats`" in errors
+    done = in_process(monkeypatch, capfd, tmp_path, "bench", "layer", "--repeats", 0)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "`repeats`" in done.stderr
 
 
 def test_error_without_a_message_is_named_by_its_class(monkeypatch, capfd, tmp_path):
@@ -128,4 +135,5 @@ def test_error_without_a_message_is_named_by_its_class(monkeypatch, capfd, tmp_p
         raise TimeoutError
 
     monkeypatch.setattr(cli.cli, "main", fail)
-    assert in_process(monkeypatch, capfd, tmp_path) == (2, "Error: TimeoutError\n")
+    done = in_process(monkeypatch, capfd, tmp_path)
+    assert (done.returncode, done.stderr) == (2, "Error: TimeoutError\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from test_main import COMMAND, OFFLINE, environment
+from test_main import COMMAND, OFFLINE, environment, in_process
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def assert_same(folder, whole):
                 np.testing.assert_array_equal(value, expected)
 
 
-def test_resume_after_two_kills_gives_the_same_bits(tmp_path, whole):
+def test_resume_after_two_kills_gives_the_same_bits(tmp_path, whole, monkeypatch, capfd):
     command = ("compare", *OPTIONS, "--out", "run")
     for text in ("seed 5 epoch  2", "seed 6 epoch  2"):
         process = start(tmp_path, *command, "--resume")
@@ -83,11 +83,14 @@ def test_resume_after_two_kills_gives_the_same_bits(tmp_path, whole):
         assert finish(process)[0] == -signal.SIGKILL
         assert [path.name for path in tmp_path.iterdir()] == ["run.unfinished"]
 
-    code, _, error = finish(start(tmp_path, *command))
-    assert code == 2
-    assert "run.unfinished holds an unfinished run, which may still be going on. Add --resume" in error
-    code, _, error = finish(start(tmp_path, *command, "--epochs", 4, "--resume"))
-    assert code == 2
+    done = in_process(monkeypatch, capfd, tmp_path, *command)
+    assert done.returncode == 2
+    assert (
+        "run.unfinished holds an unfinished run, which may still be going on. Add --resume" in done.stderr
+    )
+    done = in_process(monkeypatch, capfd, tmp_path, *command, "--epochs", 4, "--resume")
+    error = done.stderr
+    assert done.returncode == 2
     assert "epochs was 3 and is 4" in error and len(error.splitlines()) == 2, "after that on the sample"
     assert "It was begun by: tfbn compare --data-dir nothing" in error
 
@@ -98,9 +101,9 @@ def test_resume_after_two_kills_gives_the_same_bits(tmp_path, whole):
     assert command_line.endswith("--out run --resume")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
-    code, out, _ = finish(start(tmp_path, *command, "--resume"))
-    assert code == 0
-    assert "is finished" in out and "P(improvement)" in out
+    done = in_process(monkeypatch, capfd, tmp_path, *command, "--resume")
+    assert done.returncode == 0
+    assert "is finished" in done.stdout and "P(improvement)" in done.stdout
 
 
 def test_sigterm_writes_finished_epochs_and_resume_gives_the_same_bits(tmp_path, whole):

@@ -2,16 +2,16 @@
 
 Along fixed random directions u, v and w: the derivative of a loss by u, by u and v, and by u, v and w,
 where u moves one variable alone and v and w all of them. The ways to a second derivative are forward over
-reverse, reverse over forward and reverse over reverse. TFBN_ALL_DERIVATIVES=1 runs all ranks in all ways.
+reverse, reverse over forward and reverse over reverse. ``-m ''`` runs all ranks in all ways.
 """
 
 import functools
-import os
 
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from parameters import thorough
 
 import tfbn
 
@@ -198,15 +198,15 @@ def case(mode, rank):
     return Case(mode, SHAPES[rank])
 
 
-ALL = "TFBN_ALL_DERIVATIVES" in os.environ
 RANKS = [(mode, rank) for mode in MODES for rank in SHAPES]
-IMAGES = [(mode, rank) for mode, rank in RANKS if rank == 4 or ALL]
-COMPILED = [
-    pair for pair in IMAGES if pair[0] in ("training", "inference", "ghosts with a remainder") or ALL
-]
 
 
-@pytest.mark.parametrize(("mode", "rank"), RANKS)
+def some(*modes):
+    """Return all modes and ranks, of which usually images in `modes` are enough."""
+    return thorough(RANKS, lambda mode, rank: mode in modes and rank == 4)
+
+
+@pytest.mark.parametrize(("mode", "rank"), thorough(RANKS, lambda mode, rank: rank in (2, 4)))
 def test_derivatives_equal_differences_eagerly(mode, rank):
     this = case(mode, rank)
     layer = this.layer()
@@ -232,22 +232,22 @@ def check_through_a_function(mode, rank, jit_compile):
     assert_derivatives(measured, this.expected)
 
 
-@pytest.mark.parametrize(("mode", "rank"), IMAGES)
+@pytest.mark.parametrize(("mode", "rank"), some("training", "inference", "masked", "renorm", "ghosts"))
 def test_derivatives_equal_differences_in_a_graph(mode, rank):
     check_within_a_function(mode, rank, jit_compile=False)
 
 
-@pytest.mark.parametrize(("mode", "rank"), COMPILED)
+@pytest.mark.parametrize(("mode", "rank"), some("training", "ghosts with a remainder"))
 def test_derivatives_equal_differences_under_xla(mode, rank):
     check_within_a_function(mode, rank, jit_compile=True)
 
 
-@pytest.mark.parametrize(("mode", "rank"), COMPILED)
+@pytest.mark.parametrize(("mode", "rank"), some("inference", "ghosts with a remainder"))
 def test_derivatives_through_a_function_equal_differences(mode, rank):
     check_through_a_function(mode, rank, jit_compile=False)
 
 
-@pytest.mark.parametrize(("mode", "rank"), COMPILED[:1] if not ALL else COMPILED)
+@pytest.mark.parametrize(("mode", "rank"), some("training"))
 def test_derivatives_through_a_function_under_xla_equal_differences(mode, rank):
     check_through_a_function(mode, rank, jit_compile=True)
 
@@ -261,7 +261,9 @@ LARGE = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "execution"), LARGE, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "execution"), thorough(LARGE, lambda shape, execution: len(shape) == 4 or execution == "XLA")
+)
 def test_second_derivatives_of_large_inputs_equal_differences(rng, shape, execution):
     x, v, w = np.float64(np.float32(rng.normal(0.5, 1.3, [3, *shape])))
     layer = tfbn.BatchNormalization()

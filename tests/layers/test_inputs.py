@@ -1,11 +1,13 @@
 """Shapes and types of inputs and arguments that Keras' layer takes, in every option of ours."""
 
+import itertools
 import json
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from parameters import thorough
 
 import tfbn
 
@@ -30,9 +32,14 @@ def layers(count, shape, **options):
     return twins
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
-@pytest.mark.parametrize("rank", SHAPES)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def usual(options, rank, jit_compile):
+    plain = options in ({}, {"virtual_batch_size": 3})
+    return (rank == 4 and (plain or not jit_compile)) or (rank == 2 and plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "rank", "jit_compile"), thorough(itertools.product(OPTIONS, SHAPES, [False, True]), usual)
+)
 def test_a_built_layer_takes_inputs_of_unknown_lengths(rng, options, rank, jit_compile):
     x = rng.normal(3, 2, SHAPES[rank]).astype("float32")
     known, unknown = layers(2, x.shape, **options)
@@ -120,21 +127,21 @@ def test_other_values_are_rejected_as_flags(value):
         tfbn.BatchNormalization(center=value)
 
 
-@pytest.mark.parametrize("shape", [(8, 0), (2, 3, 3, 0)])
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_zero_channels_give_zero_channels_in_a_graph(python, shape, jit_compile):
+def test_zero_channels_give_zero_channels_in_a_graph(python):
     """In a process of its own, which a division by zero in a graph would end."""
     printed = python(
-        f"""
+        """
+import itertools
 import tensorflow as tf, tfbn
-layer = tfbn.BatchNormalization()
-layer.build({shape})
-spec = tf.TensorSpec([None] * {len(shape) - 1} + [0])
-step = tf.function(lambda x: layer(x, training=True), input_signature=[spec], jit_compile={jit_compile})
-print(step(tf.zeros({shape})).shape)
+for shape, jit_compile in itertools.product([(8, 0), (2, 3, 3, 0)], [False, True]):
+    layer = tfbn.BatchNormalization()
+    layer.build(shape)
+    spec = tf.TensorSpec([None] * (len(shape) - 1) + [0])
+    step = tf.function(lambda x: layer(x, training=True), input_signature=[spec], jit_compile=jit_compile)
+    print(step(tf.zeros(shape)).shape)
 """
     )
-    assert printed.strip() == str(shape)
+    assert printed.split("\n") == [*["(8, 0)"] * 2, *["(2, 3, 3, 0)"] * 2, ""]
 
 
 def test_several_axes_survive_the_legacy_h5_format(rng, tmp_path):
@@ -162,7 +169,7 @@ def test_check_numerics_raises_no_false_alarm(rng, options):
                     loss = tf.reduce_sum(layer(x, training=True, mask=mask) ** 2) + tf.reduce_sum(layer(x))
                 return tape.gradient(loss, x)
 
-            assert np.isfinite(tf.function(step)(x)).all() and np.isfinite(step(x)).all()
+            assert np.isfinite((step if masked else tf.function(step))(x)).all()
     finally:
         tf.debugging.disable_check_numerics()
 

@@ -1,6 +1,6 @@
 """Random shapes, axes, masks, options and data against the float64 oracle.
 
-200 cases by default; TFBN_RANDOM_CASES=10000 pytest tests/layers/test_random_cases.py for more.
+50 cases by default; TFBN_RANDOM_CASES=10000 pytest tests/layers/test_random_cases.py for more.
 """
 
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tfbn
 
-NUMBER = int(os.environ.get("TFBN_RANDOM_CASES", 200))
+NUMBER = int(os.environ.get("TFBN_RANDOM_CASES", 50))
 COMPILATIONS = {
     "eager": lambda step: step,
     "graph": lambda step: tf.function(step, reduce_retracing=True),

@@ -40,10 +40,11 @@ def without_xla(monkeypatch):
 def test_run_trains_draws_and_saves_every_recipe(name, tmp_path, without_xla):
     if name.startswith("cifar") and PREPARED == "nothing":
         pytest.skip("no prepared CIFAR-10 beside the checkout, and no sample of it")
+    data_dir = PREPARED if name.startswith("cifar") else "nothing"
     recipe = find(name)
     records = []
     result = experiment.run(
-        name, quick=True, data_dir=PREPARED, on_epoch=records.append, **{**TINY, **CUT[name]}
+        name, quick=True, data_dir=data_dir, on_epoch=records.append, **{**TINY, **CUT[name]}
     )
     values = CUT[name].get("values", [None])
     assert len(result.arms) == 2 * len(values)
@@ -62,7 +63,7 @@ def test_run_trains_draws_and_saves_every_recipe(name, tmp_path, without_xla):
 
 def test_verdict_and_table_count_diverged_runs(without_xla):
     result = experiment.run(
-        "learning-rate", quick=True, data_dir=PREPARED, **{**TINY, **CUT["learning-rate"]}
+        "learning-rate", quick=True, data_dir="nothing", **{**TINY, **CUT["learning-rate"]}
     )
     assert "plain-1000000000.0" in [run["arm"] for run in result.about["diverged"]]
     assert "plain: 1 of 2 runs diverged" in result.verdict()

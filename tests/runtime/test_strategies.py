@@ -1,5 +1,6 @@
 """Several replicas against one device, which Keras' own train_on_batch trains with the whole batch."""
 
+import itertools
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ import time
 
 import keras
 import numpy as np
+import parameters
 import pytest
 import tensorflow as tf
 
@@ -79,9 +81,14 @@ def batches_of(size, shape=(8,)):
     return [(x[some], y[some]) for some in rows]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("norm", NORMS)
+def usual(norm, size, name):
+    """Every size, and each of the other norms once."""
+    return name == ("adam" if size == 7 else "sgd") if norm == "ours" else (size, name) == (7, "sgd")
+
+
+@pytest.mark.parametrize(
+    ("norm", "size", "name"), parameters.thorough(itertools.product(NORMS, SIZES, ["sgd", "adam"]), usual)
+)
 def test_two_replicas_equal_one_device(two_replicas, norm, size, name):
     batches = batches_of(size)
     expected = build(dense, norm)
@@ -245,7 +252,7 @@ import sys
 import keras, numpy as np, tensorflow as tf
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 import tfbn
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_strategies import batches_of, build, dense, examples
 found = {{}}
 for norm in ("plain", "ours"):
@@ -293,7 +300,7 @@ def start_workers(tmp_path, arguments):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    script = WORKER.format(tests=os.path.dirname(__file__))
+    script = WORKER.format(tests=[os.path.dirname(__file__), os.path.dirname(parameters.__file__)])
     processes = start_workers(tmp_path, lambda index: ["-c", script, str(tmp_path / f"{index}.npz")])
     try:
         for process in processes:
@@ -322,7 +329,9 @@ def test_two_processes_equal_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.thorough)]
+)
 def test_workers_end_with_a_message_when_another_dies(tmp_path, number):
     command = "-m tfbn compare --train-size 500 --epochs 2000 --seeds 1 --strategy multiworker --out out"
     chief, worker = start_workers(tmp_path, lambda index: shlex.split(command))

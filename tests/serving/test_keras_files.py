@@ -33,21 +33,18 @@ def test_command_exports_a_twin_that_holds_masked_identity(tmp_path):
     assert [row["name"] for row in rows] == ["keras", "savedmodel"]
 
 
-@pytest.mark.parametrize("imports", ["import tfbn, keras", "import keras, tfbn"])
-@pytest.mark.parametrize("build", [lambda: tfbn.Model(4, 2, (3,)), masked_twin])
-def test_load_in_a_fresh_process_knows_the_classes(tmp_path, python, build, imports):
-    model = build()
+def test_load_in_a_fresh_process_knows_the_classes(tmp_path, python):
+    model = masked_twin()
     model.save(tmp_path / "model.keras")
-    x = np.random.default_rng(0).normal(size=[6, *model.input_shape[1:]])
+    x = np.random.default_rng(0).normal(size=[6, 5, 3])
     x[::2, 1:] = 0  # what Masking masks
     np.save(tmp_path / "x.npy", x)
-    script = (
-        f"{imports}\n"
+    python(
+        "import keras, tfbn\n"
         "import numpy as np\n"
         "from tfbn.serving import keras_files\n"
         "np.save('y.npy', keras_files.load('model.keras')(np.load('x.npy')))\n"
     )
-    python(script)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), model(x))
 
 
