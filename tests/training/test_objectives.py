@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfbn
 
@@ -153,7 +154,26 @@ def test_metrics_by_name_read_logits(name, reads_logits):
     assert history[f"val_{name}"] == [pytest.approx(expected, rel=1e-5)]
 
 
-@pytest.mark.parametrize("metric", [metrics.AUC(), metrics.Precision(), metrics.BinaryAccuracy()])
+@pytest.mark.parametrize("name", ["ce", "crossentropy"])
+@pytest.mark.parametrize(
+    ("y", "loss", "options", "expected"),
+    [
+        (LABELS, None, dict(activation="softmax"), metrics.SparseCategoricalCrossentropy()),
+        (ONE_HOT, losses.CategoricalFocalCrossentropy(), dict(activation="softmax"),
+         metrics.CategoricalCrossentropy()),
+        (BINARY[:, None], losses.BinaryFocalCrossentropy(from_logits=True), dict(outputs=1),
+         metrics.BinaryCrossentropy(from_logits=True)),
+    ],
+)  # fmt: skip
+def test_cross_entropy_by_name_is_that_of_the_loss(y, loss, options, expected, name):
+    history, outputs = evaluated(y, loss, **options, metrics=[name])
+    expected.reset_state()
+    assert history[f"val_{name}"] == [pytest.approx(by_keras(expected, y, outputs), rel=1e-5)]
+
+
+@pytest.mark.parametrize(
+    "metric", [metrics.AUC(), metrics.Precision(), metrics.BinaryAccuracy(), "kl_divergence", "poisson"]
+)
 def test_metrics_that_would_read_logits_as_probabilities_are_warned_of(metric):
     with pytest.warns(UserWarning, match="reads outputs as probabilities"):
         evaluated(BINARY, losses.BinaryCrossentropy(from_logits=True), 1, metrics=[metric])
@@ -174,6 +194,42 @@ def test_metrics_that_would_read_logits_as_probabilities_are_warned_of(metric):
 def test_labels_that_loss_or_metrics_do_not_take_are_rejected(y, options, message):
     with pytest.raises(ValueError, match=message):
         evaluated(y, **options)
+
+
+@pytest.mark.parametrize(
+    ("trained", "later", "loss", "message"),
+    [
+        (ONE_HOT, LABELS, "mse", "needs one-hot labels"),
+        (ONE_HOT, LABELS, losses.CategoricalCrossentropy(from_logits=True), "needs one-hot labels"),
+        (LABELS, ONE_HOT, losses.SparseCategoricalCrossentropy(from_logits=True), "needs integer labels"),
+    ],
+)
+def test_labels_of_later_data_are_checked_too(trained, later, loss, message):
+    solver = tfbn.Solver(net(), loss=loss, metrics=[])
+    solver.fit(X, trained)
+    for validation in ((X[:3], later[:3]), tf.data.Dataset.from_tensor_slices((X, later)).batch(3)):
+        with pytest.raises(ValueError, match=message):
+            solver.fit(X, trained, validation_data=validation)
+    with pytest.raises(ValueError, match=message):
+        solver.evaluate(X[:3], later[:3])
+
+
+def test_two_columns_for_one_output_are_rejected():
+    with pytest.raises(ValueError, match="one value for the one output"):
+        evaluated(MULTI_HOT[:, :2], losses.BinaryCrossentropy(from_logits=True), 1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "build"),
+    [
+        (losses.Circle(), LABELS, net),
+        (losses.CTC(), np.array([[1, 2]] * 90), lambda: keras.Sequential([net(30), L.Reshape([6, 5])])),
+    ],
+)
+def test_losses_with_labels_of_their_own_form_equal_those_of_keras(loss, y, build):
+    solver = tfbn.Solver(build(), loss=loss, metrics=[])
+    expected = loss(y, build().predict(X, verbose=0))
+    assert solver.evaluate(X, y).loss == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_graph_that_hides_its_end_asks_for_a_loss():

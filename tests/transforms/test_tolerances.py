@@ -84,12 +84,14 @@ def test_tolerance_is_fixed_where_it_cannot_be_measured(rng, build, value):
         ([[[1.0, 2.0]]], 1e-7, False),
     ],
 )
-def test_equal_outputs_of_different_examples_are_rejected(outputs, rounding, refused):
+def test_equal_outputs_of_several_examples_are_rejected(outputs, rounding, refused):
     outputs, tolerance = [np.array(output) for output in outputs], Tolerance(1e-5, "given", rounding)
-    inputs = np.arange(len(outputs[0]))[:, None]
-    check_exercised(np.ones_like(inputs), outputs, tolerance, "model")
-    if refused:
-        with pytest.raises(ValueError, match=r"The data do not exercise the model.* 'model' .*Pass real"):
+    different = np.arange(len(outputs[0]))[:, None]
+    for inputs in (different, np.zeros_like(different)):
+        if refused:
+            with pytest.raises(
+                ValueError, match=r"The data do not exercise the model.* 'model' .*Pass real"
+            ):
+                check_exercised(inputs, outputs, tolerance, "model")
+        else:
             check_exercised(inputs, outputs, tolerance, "model")
-    else:
-        check_exercised(inputs, outputs, tolerance, "model")

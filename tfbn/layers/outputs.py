@@ -7,9 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 SOFTMAX, SIGMOID, SCORES, CONSTANT = "softmax", "sigmoid", "scores", "constant"
-# The kinds that TensorFlow's operations make whatever they take; those in neither table make scores.
+# The kinds that TensorFlow's operations make whatever they take. Those in no table make scores of scores,
+# and what they make of probabilities is not known.
 KINDS = {
     **dict.fromkeys(["Softmax"], SOFTMAX),
+    **dict.fromkeys(["Conv2D", "Conv3D", "DepthwiseConv2dNative", "BiasAdd", "FusedBatchNormV3"], SCORES),
+    **dict.fromkeys(["LogSoftmax", "SquaredDifference", "Rsqrt"], SCORES),
     **dict.fromkeys(["Sigmoid"], SIGMOID),
     **dict.fromkeys(
         ["Const", "Fill", "OnesLike", "ZerosLike", "Shape", "Range", "ReadVariableOp"], CONSTANT
@@ -19,14 +22,17 @@ KINDS = {
     **dict.fromkeys(["Case", "StatelessCase", "While", "StatelessWhile", "TensorListStack"]),
     **dict.fromkeys(["TensorListGetItem", "PyFunc", "PyFuncStateless", "EagerPyFunc", "Exp"]),
 }
+LINEAR = ("AddV2", "AddN", "Add", "Mul", "RealDiv")
 # Those whose result is of the kind of what they take.
 KEEPING = (
     *("Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "EnsureShape", "Cast"),
     *("Reshape", "Squeeze", "ExpandDims", "Transpose", "ConcatV2", "Pack", "Unpack", "Split", "SplitV"),
     *("StridedSlice", "Slice", "GatherV2", "Tile", "BroadcastTo", "Pad", "PadV2", "MirrorPad", "ReverseV2"),
-    *("Mean", "Sum", "Max", "Min", "AvgPool", "AvgPool3D", "MaxPool", "MaxPool3D", "Maximum", "Minimum"),
-    *("ClipByValue", "Relu", "Pow", "SelectV2", "AddV2", "AddN", "Add", "Mul", "RealDiv", "Placeholder"),
+    *("Roll", "TopKV2", "Abs", "Mean", "Sum", "Max", "Min", "Maximum", "Minimum"),
+    *("AvgPool", "AvgPool3D", "MaxPool", "MaxPool3D"),
+    *("ClipByValue", "Relu", "Pow", "SelectV2", "Placeholder", *LINEAR),
 )
+PRODUCTS = ("MatMul", "BatchMatMulV2", "Einsum")
 
 
 def output_kind(model: keras.Model, inputs: Any) -> str | None:
@@ -84,13 +90,32 @@ def _compute_kind(operation: tf.Operation, kinds: dict[Any, str | None]) -> str 
     if name == "RealDiv" and inputs[0].op.type == "Relu6":
         return SIGMOID  # Keras' hard_sigmoid
     if name in KEEPING:
+        if name in LINEAR and _leaves_unit_interval(name, inputs, kinds):
+            return None
         values = inputs[1:] if name == "SelectV2" else inputs
         return _join(name, [kind for kind in (_kind(value, kinds) for value in values) if kind != CONSTANT])
     if name == "Sub" and _kind(inputs[0], kinds) == CONSTANT and _kind(inputs[1], kinds) == SIGMOID:
         return SIGMOID  # 1 - p
-    if name == "Log" and _kind(inputs[0], kinds) in (SIGMOID, None):
-        return None  # The logarithms of a softmax are logits, those of a sigmoid are not.
-    return SCORES
+    if name == "Log" and _kind(inputs[0], kinds) == SOFTMAX:
+        return SCORES  # Its logarithms are logits, those of a sigmoid are not.
+    if name == "Sub":
+        return SCORES
+    if name in PRODUCTS and any(_kind(value, kinds) in (CONSTANT, SCORES) for value in inputs[::-1]):
+        return SCORES  # By a kernel, or of scores that probabilities weigh; the kernel comes last.
+    return SCORES if {_kind(value, kinds) for value in inputs} <= {SCORES, CONSTANT} else None
+
+
+def _leaves_unit_interval(name, inputs, kinds):
+    """Return whether a constant factor or summand may take probabilities out of 0 to 1."""
+    constants = [value for value in inputs if _kind(value, kinds) == CONSTANT]
+    others = {_kind(value, kinds) for value in inputs} - {CONSTANT}
+    if not constants or not others <= {SOFTMAX, SIGMOID}:
+        return False
+    value = tf.get_static_value(constants[0])
+    if value is None:
+        return True
+    least, most = np.min(value), np.max(value)
+    return bool({"Mul": least < 0 or most > 1, "RealDiv": least < 1}.get(name, least < 0 or most > 1e-3))
 
 
 def _join(name: str, kinds: list[str | None]) -> str | None:
@@ -98,7 +123,7 @@ def _join(name: str, kinds: list[str | None]) -> str | None:
     different = set(kinds)
     if not different:
         return CONSTANT
-    if SCORES in different and name in ("AddV2", "AddN", "Add", "Mul", "RealDiv"):
+    if SCORES in different and name in LINEAR:
         return SCORES
     if len(different) > 1 or (name in ("Mul", "RealDiv") and len(kinds) > 1):
         return None

@@ -66,6 +66,8 @@ class Network:
         if is_first:
             with self.steps.place():
                 self.labels = self._objective.compile(self.model, examples, targets, output.shape)
+        elif self.labels is None:
+            self._objective.check_labels(targets, output.shape)
         if self.labels is not None:
             targets = self.labels.convert(targets)
         with self.steps.place():

@@ -56,14 +56,15 @@ class _Term:
         """The form of labels that the term needs; None for any."""
         if self.key in ANY_FORM:
             return None
-        if not self.key:
+        if not self.key or self.key == "ctc":
             return AS_THEY_COME
-        return INTEGER if self.options.get("sparse_y_true", self.key.startswith("sparse")) else ONE_HOT
+        takes_integers = self.key.startswith("sparse") or self.key == "circle"
+        return INTEGER if self.options.get("sparse_y_true", takes_integers) else ONE_HOT
 
     @property
     def reads_probabilities(self) -> bool:
         """Whether the term takes outputs for probabilities, by a threshold or a logarithm."""
-        if self.key == "auc" or self.key in CROSS_ENTROPIES:
+        if self.key in (*CROSS_ENTROPIES, "auc", "kldivergence", "poisson"):
             return not self.from_logits
         thresholds = self.options.get("thresholds", self.options.get("threshold") or 0)
         return bool(np.any(0.5 if thresholds is None else thresholds))
@@ -133,6 +134,11 @@ class Objective:
         `shape` is that of the outputs.
         """
         classes = shape[-1]
+        if classes == 1 and y.ndim == len(shape) and y.shape[-1] != 1 and self._loss and self._loss.key:
+            raise ValueError(
+                f"y must have one value for the one output. Received: y of the shape {y.shape}, for "
+                f"outputs of the shape {shape}."
+            )
         if classes is None or classes == 1:
             return
         forms = {len(shape): ONE_HOT if y.shape[-1] == classes else INTEGER, len(shape) - 1: INTEGER}
@@ -202,9 +208,9 @@ def _fit_metric(metric: _Term, loss: _Term, is_binary: bool) -> Any:
             return keras.metrics.MeanMetricWrapper(
                 function, name=metric.given, threshold=0.0 if takes_scores else 0.5
             )
-        key = loss.key if metric.key in CROSS_ENTROPY else metric.key
-        if takes_scores and key in CROSS_ENTROPIES:
-            return CROSS_ENTROPIES[key](name=metric.given, from_logits=True)
+        key = loss.key.replace("focal", "") if metric.key in CROSS_ENTROPY else metric.key
+        if key in CROSS_ENTROPIES:
+            return CROSS_ENTROPIES[key](name=metric.given, from_logits=takes_scores)
         if takes_scores and is_binary and (key == "auc" or "thresholds" in metric.options):
             for_scores = {"from_logits": True} if key == "auc" else {"thresholds": 0}
             return type(keras.metrics.get(metric.given))(name=metric.given, **for_scores)

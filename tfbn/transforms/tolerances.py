@@ -102,11 +102,10 @@ def difference(outputs: list[np.ndarray], expected: list[np.ndarray]) -> float:
 def check_exercised(data: Any, outputs: list[np.ndarray], tolerance: Tolerance, name: str) -> None:
     """Raise ValueError if all examples have the same outputs, on which a wrong model goes unseen.
 
-    The same means to the bit, or within what was measured as rounding. Equal examples prove nothing and
-    pass.
+    The same means to the bit, or within what was measured as rounding. A single example passes.
     """
     inputs = [np.asarray(leaf) for leaf in keras.tree.flatten(data)]
-    if all((leaf == leaf[:1]).all() for leaf in inputs):
+    if len(inputs[0]) == 1:
         return
     largest = difference(outputs, [np.broadcast_to(output[:1], output.shape) for output in outputs])
     if largest <= (tolerance.rounding or 0):
