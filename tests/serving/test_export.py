@@ -219,16 +219,16 @@ ANY_SIZE = functional([None, None, 3], L.Conv2D(4, 3), L.BatchNormalization(), L
         (tfbn.Model(8, 3, (6,), use_batchnorm=False), {}, "no batch normalization layer", "float32"),
         (dense(), {"fold": False}, "not asked for", "float32"),
         (dense(dtype="mixed_bfloat16"), {"tolerance": 0.05}, {}, "float32"),
-        (INTEGERS, {"data": np.ones([2, 5], "int64")}, "no batch normalization layer", "int32"),
-        (ANY_SIZE, {"data": np.ones([2, 5, 7, 3]), "images": True}, {}, "float32"),
+        (INTEGERS, {"data": np.arange(10).reshape(2, 5)}, "no batch normalization layer", "int32"),
+        (ANY_SIZE, {"data": np.linspace(0, 1, 210).reshape(2, 5, 7, 3), "images": True}, {}, "float32"),
         (
             called(Subclassed(), np.ones([2, 5])),
-            {"data": tf.data.Dataset.from_tensors(np.ones([300, 5], "float32"))},
+            {"data": tf.data.Dataset.from_tensors(np.eye(300, 5, dtype="float32"))},
             "no batch normalization layer",
             "float32",
         ),
         (functional([3], L.Dense(2), dtype="float16"), {}, "no batch normalization layer", "float32"),
-        (dense(), {"data": (np.ones([4, 8]), np.ones(4))}, {}, "float32"),
+        (dense(), {"data": (np.eye(4, 8), np.ones(4))}, {}, "float32"),
     ],
 )
 def test_export_accepts_models_of_all_kinds(tmp_path, in_process, model, options, folding, dtype):
