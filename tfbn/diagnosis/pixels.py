@@ -1,11 +1,11 @@
 """The range of pixels that a model takes: what its graph does to its input before it learns from it."""
 
-import inspect
-from dataclasses import dataclass
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 from tfbn.foundation.arguments import choice
@@ -13,29 +13,31 @@ from tfbn.foundation.errors import first_line
 from tfbn.foundation.pixels import RANGES, range_of
 from tfbn.keras_internals import flatten_layers
 from tfbn.layers import inspection
-from tfbn.layers.masked_identity import MaskedIdentity
-from tfbn.transforms.graphs import Graphs, Trace, called
-from tfbn.transforms.plan import NOISE, SPATIAL
+from tfbn.transforms.graphs import called
 
-SCALING = (layers.Rescaling, layers.Normalization)
-SCALING_OPERATIONS = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative"}
-# The layers and operations that move pixels, in inference, and leave their range as it is.
-_PLACES = ("Cropping", "ZeroPadding", "UpSampling", "AveragePooling", "MaxPooling")
-_MOVING_NAMES = ("Rand", "AugMix", "CutMix", "MixUp", *_PLACES)
+# TensorFlow's operations that scale pixels, where all else that they take is constant.
+SCALING = ("Add", "AddV2", "BiasAdd", "Div", "DivNoNan", "Mul", "Neg", "RealDiv", "Sub")
+# Those that move pixels, and leave their range as it is.
 MOVING = (
-    *(layers.CenterCrop, layers.Concatenate, layers.Flatten, layers.Identity, layers.Permute),
-    *(layers.RepeatVector, layers.Reshape, layers.Resizing, MaskedIdentity, *NOISE, *SPATIAL),
-    *(getattr(layers, name) for name in dir(layers) if name.startswith(_MOVING_NAMES)),
+    *("Identity", "IdentityN", "StopGradient", "PreventGradient", "CheckNumerics", "EnsureShape", "Cast"),
+    *("Reshape", "Squeeze", "ExpandDims", "Transpose", "ConcatV2", "Pack", "Unpack", "Split", "SplitV"),
+    *("StridedSlice", "Slice", "GatherV2", "GatherNd", "Tile", "BroadcastTo", "Pad", "PadV2", "MirrorPad"),
+    *("ReverseV2", "Roll", "AvgPool", "AvgPool3D", "MaxPool", "MaxPool3D", "ResizeBilinear"),
+    *("ResizeBicubic", "ResizeNearestNeighbor", "ResizeArea", "ScaleAndTranslate", "SpaceToBatchND"),
+    *("BatchToSpaceND", "SpaceToDepth", "DepthToSpace", "ImageProjectiveTransformV3", "CropAndResize"),
 )
-MOVING_OPERATIONS = {
-    *("BroadcastTo", "Cast", "Concatenate", "ExpandDims", "Flip", "GetItem", "Moveaxis", "Pad", "Ravel"),
-    *("Repeat", "Reshape", "Resize", "Squeeze", "Stack", "Swapaxes", "Tile", "Transpose"),
-}
+SHAPES = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")  # They give no pixels.
+# Those that learn from pixels, where one of their inputs is a weight, frozen ones too.
+LEARNING = (
+    *("Conv", "Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "Conv3DBackpropInputV2"),
+    *("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum"),
+    *("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"),
+)
+# Keras' layers that may scale inside a loop or a function.
+HIDING = (layers.Rescaling, layers.Normalization, layers.Lambda, layers.TFSMLayer, layers.JaxLayer)
 UNKNOWN_LENGTH = 32  # of the images that are followed, where a model leaves a length free
 ROUNDING = 0.02  # of a width: 1/256 and 1/255 are both a scale for pixels
 SMALLEST_STDDEV = 0.02  # of data, as a share of their range's width
-
-
 DEFAULT = "0..1"  # in which tfbn's own networks take them
 
 
@@ -43,23 +45,25 @@ class _Unclear(Exception):
     """The reason why a model's graph does not show which range it takes."""
 
 
-@dataclass(frozen=True)
-class _Images:
-    """A black image and one of 255 behind the layers that scale and move their pixels.
+_End = tuple[Any, tf.Tensor, tuple[str, ...]]  # What learns or None, the pixels, what scaled them.
 
-    Attributes:
-        values: both images.
-        scaled_by: the names of the layers and operations that scaled them.
-    """
 
-    values: np.ndarray
-    scaled_by: tuple[str, ...] = ()
+class _Images(NamedTuple):
+    """A black and a white image, of 255, as `layer` takes them, behind what scaled them, by name."""
+
+    layer: Any
+    scaled_by: tuple[str, ...]
+    black: np.ndarray
+    white: np.ndarray
 
 
 def pixel_range(
     model: keras.Model, scale: str | None = None, examples: np.ndarray | None = None
 ) -> tuple[str, str]:
     """Return the range of pixels to feed to `model`, a key of `RANGES`, and the reason for it.
+
+    The model is traced in inference, also one with a `call` of its own: what its operations do to pixels
+    before they meet a weight shows the range.
 
     Args:
         scale: the range, if somebody said it. Default None: what the model's graph shows, else the range of
@@ -97,116 +101,175 @@ def pixel_range(
 def _seen(model: keras.Model) -> tuple[str | None, str]:
     """Return the range that a model shows, and by what; or None, and what is unclear, if anything."""
     inputs = getattr(model, "inputs", None) or []
-    if len(inputs) > 1:
-        return None, ""
-    if inputs and inputs[0].dtype == "uint8":
+    if inputs and inputs[0].dtype == "uint8" and len(inputs) == 1:
         return "0..255", "the model takes uint8"
     try:
-        try:
-            graphs = Graphs(model)
-        except ValueError:  # It has a `call` of its own.
-            _check_nothing_hidden(model)
-            return None, ""
-        return _Reader(graphs).range()
+        shape, dtype = _input(model, inputs)
+        return (None, "") if shape is None else _range(_ends(model, shape, dtype))
     except _Unclear as unclear:
         return None, str(unclear)
 
 
+def _input(model: keras.Model, inputs: list) -> tuple[tuple | None, str]:
+    """Return the shape and type of the model's input; None if there are several."""
+    if inputs:
+        return (tuple(inputs[0].shape) if len(inputs) == 1 else None), inputs[0].dtype
+    config = model.get_build_config()
+    if not config:
+        raise _Unclear("it was not called on data yet")
+    shape = config.get("input_shape")
+    is_one = isinstance(shape, (tuple, list)) and all(isinstance(size, int | None) for size in shape)
+    return ((None, *shape[1:]) if is_one else None), model.input_dtype
+
+
+def _ends(model: keras.Model, shape: tuple, dtype: str) -> list[_Images]:
+    """Return images where the model learns from them: traced in inference, it runs up to there."""
+    found: list[_End] = []
+
+    @tf.autograph.experimental.do_not_convert
+    def run(x):
+        outputs = keras.tree.flatten(model(x, training=False))
+        found[:] = _Reader(model, x.graph).follow(x, outputs)
+        return [tensor for _, tensor, _ in found]
+
+    batch = [size or UNKNOWN_LENGTH for size in (shape[0] or 1, *shape[1:])]
+    is_eager = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)  # Else a tf.function in the model hides its operations.
+    try:
+        traced = tf.function(run).get_concrete_function(tf.TensorSpec(shape, dtype))
+        images = [traced(tf.cast(tf.fill(batch, pixel), dtype)) for pixel in (0, 255)]
+    except _Unclear:
+        raise
+    except Exception as error:  # Whatever a `call` may raise.
+        raise _Unclear(f"it cannot be traced, {first_line(error)}") from error
+    finally:
+        tf.config.run_functions_eagerly(is_eager)
+    return [
+        _Images(layer, names, *(np.ravel(image).astype("float64") for image in both))
+        for (layer, _, names), *both in zip(found, *images, strict=True)
+    ]
+
+
 class _Reader:
-    """Follows two images through the graphs of a model, up to the layers that learn from them."""
+    """Follows the pixels through the operations of a model, up to those that learn from them."""
 
-    def __init__(self, graphs: Graphs) -> None:
-        self._graphs, self._trace = graphs, Trace(graphs)
-        self._ends: list[tuple[Any, _Images]] = []  # The layers that learn, and what they take.
-
-    def range(self) -> tuple[str | None, str]:
-        """Return the range that the model takes, and the reason; or None and ""."""
-        (tensor,) = self._trace.inputs[self._graphs.model]
-        shape = [length or UNKNOWN_LENGTH for length in tensor.shape[1:]]
-        values = np.stack([np.full(shape, pixel, tensor.dtype) for pixel in (0, 255)])
-        output = self._follow(self._graphs.model, _Images(values))
-        ends = [*self._ends, *((None, images) for images in output)]
-        scaled = dict(_range_of_scaled(images) for _, images in ends if not _is_raw(images))
-        raw = [layer for layer, images in ends if _is_raw(images)]
-        if len(scaled) + bool(raw and scaled) > 1:
-            raise _Unclear("it scales them in several ways")
-        for layer in raw:
+    def __init__(self, model: keras.Model, graph: Any) -> None:
+        inner_last = flatten_layers(model)
+        self._layers = {layer.name: layer for layer in inner_last}
+        self._scaled_by: dict[Any, tuple[str, ...]] = {}  # Pixels -> the names of what scaled them.
+        # Weights and features -> their layer or None, and whether they are surely no constants.
+        self._learned: dict[Any, tuple[Any, bool]] = {}
+        self._ends: list[_End] = []
+        owners: dict[int, tuple[Any, bool]] = {}
+        for layer in inner_last:
             is_norm = isinstance(layer, inspection.BATCHNORM_CLASSES)
-            if is_norm and (name := _range_of_statistics(*inspection.averages(layer))):
-                return name, f"the averages of {layer.name!r} are of such pixels"
-        return scaled.popitem() if scaled else (None, "")
+            for weight in layer.weights:
+                copies = getattr(weight.value, "values", [weight.value])  # Several if it is distributed.
+                owners |= {id(copy.handle): (layer, is_norm or weight.trainable) for copy in copies}
+        for outer, inner in graph.captures:
+            if id(outer) in owners:
+                self._learned[inner.ref()] = owners[id(outer)]
 
-    def _follow(self, model: keras.Model, images: _Images) -> list[_Images]:
-        """Return the images in the output of a model with one input: one, or none."""
-        states = {self._trace.inputs[model][0]: images}
-        operations = set(self._graphs.plain[model].operations)
-        for call in self._trace.calls:
-            arriving = [states[tensor] for tensor in call.inputs if tensor in states]
-            if not arriving or call.layer not in operations:
-                continue
-            leaving: list[_Images] = []
-            if len(arriving) == len(call.inputs) and _is_followed(call):
-                leaving = [self._apply(call, states)]
-            elif len(call.inputs) == 1 and call.layer in self._graphs.plain:
-                leaving = self._follow(call.layer, arriving[0])
-            else:
-                if len(arriving) == len(call.inputs):  # Else it joins them to what was learned.
-                    _check_nothing_hidden(call.layer)
-                self._ends += [(call.layer, images) for images in arriving]
-            states |= dict(zip(call.outputs, leaving, strict=False))
-        return [states[tensor] for tensor in self._trace.outputs[model] if tensor in states][:1]
+    def follow(self, x: tf.Tensor, outputs: list) -> list[_End]:
+        """Return where the pixels `x` end: in operations that learn, or in an output."""
+        self._scaled_by[x.ref()] = ()
+        needed = _operations_before(outputs)
+        for operation in x.graph.get_operations():
+            if operation in needed and operation.type not in SHAPES:
+                self._pass(operation)
+        self._end(None, [y for y in outputs if y.ref() in self._scaled_by])
+        return self._ends
 
-    def _apply(self, call: Any, states: dict[Any, _Images]) -> _Images:
-        """Return what a layer or operation makes of the images that arrive, in inference."""
+    def _pass(self, operation: tf.Operation) -> None:
+        """Note what the outputs of an operation are, pixels or learned, or raise `_Unclear`."""
+        inputs, outputs = list(operation.inputs), [tensor.ref() for tensor in operation.outputs]
+        pixels = [tensor for tensor in inputs if tensor.ref() in self._scaled_by]
+        learned = [self._learned[tensor.ref()] for tensor in inputs if tensor.ref() in self._learned]
+        layer = self._layer(operation)
+        moves = operation.type in MOVING or _scales(operation, pixels)
+        tables: tuple[dict, ...] = (self._scaled_by, self._learned)
+        if operation.type == "IdentityN":  # Of a custom gradient, which takes weights too.
+            for x, output in zip(inputs, outputs, strict=True):
+                for table in tables:
+                    table |= {output: table[x.ref()]} if x.ref() in table else {}
+        elif not pixels:
+            sure = any(is_sure for _, is_sure in learned)
+            self._learned |= dict.fromkeys(outputs, (learned[0][0], sure)) if learned else {}
+        elif _learns(operation, learned) or (_is_plain(layer) and layer.weights and not moves):
+            self._end(learned[0][0] if learned else None, pixels)
+            self._learned |= dict.fromkeys(outputs, (None, True))
+        elif moves or _is_plain(layer):
+            names = [name for tensor in pixels for name in self._scaled_by[tensor.ref()]]
+            if operation.type in SCALING:
+                is_model = layer is None or isinstance(layer, keras.Model)
+                names.append(operation.name.rpartition("/")[2] if is_model else layer.name)
+            self._scaled_by |= dict.fromkeys(outputs, tuple(dict.fromkeys(names)))
+        else:
+            place = f" in {called(layer)}" if layer else ""
+            raise _Unclear(f"the operation {operation.type}{place} comes first")
 
-        def values(leaf: Any) -> Any:
-            return states[leaf].values if isinstance(leaf, keras.KerasTensor) else leaf
+    def _end(self, layer: Any, pixels: list) -> None:
+        self._ends += [(layer, tensor, self._scaled_by[tensor.ref()]) for tensor in pixels]
 
-        args, kwargs = keras.tree.map_structure(values, (call.args, call.kwargs))
-        options = inspect.signature(call.layer.call).parameters
-        if isinstance(call.layer, keras.Layer) and "training" in options:
-            kwargs["training"] = False
-        try:
-            output = keras.ops.convert_to_numpy(call.layer(*args, **kwargs))
-        except Exception as error:
-            raise _Unclear(f"{called(call.layer)} cannot be run alone, {first_line(error)}") from error
-        names = dict.fromkeys(name for tensor in call.inputs for name in states[tensor].scaled_by)
-        own = (call.layer.name,) if _scales(call.layer) else ()
-        return _Images(output, (*names, *own))
-
-
-def _scales(layer: keras.Operation) -> bool:
-    if isinstance(layer, keras.Layer):
-        return isinstance(layer, SCALING)
-    return type(layer).__name__ in SCALING_OPERATIONS
-
-
-def _is_followed(call: Any) -> bool:
-    """Return whether a call scales or moves pixels: nothing in it was learned."""
-    if _scales(call.layer):
-        return len(call.inputs) == 1
-    if isinstance(call.layer, keras.Layer):
-        return isinstance(call.layer, MOVING)
-    return type(call.layer).__name__ in MOVING_OPERATIONS
+    def _layer(self, operation: tf.Operation) -> Any:
+        """Return the innermost layer with an operation, by the name's scopes; None if they name none."""
+        for scope in reversed(operation.name.split("/")[:-1]):
+            for name in (re.sub(r"_\d+$", "", scope), scope):  # TensorFlow numbers the calls.
+                if name in self._layers:
+                    return self._layers[name]
+        return None
 
 
-def _check_nothing_hidden(layer: keras.Operation) -> None:
-    """Raise `_Unclear` for what may scale pixels out of sight: an unknown function, or a layer with one."""
-    if not isinstance(layer, keras.Layer):
-        raise _Unclear(f"the operation {called(layer)} comes first")
-    for inner in flatten_layers(layer):
-        if isinstance(inner, (*SCALING, layers.Lambda)):
-            raise _Unclear(f"there is {called(inner)}" + (f" in {called(layer)}" if inner != layer else ""))
-    ours = isinstance(layer, (keras.Model, *inspection.BATCHNORM_CLASSES))
-    if not ours and getattr(layers, type(layer).__name__, None) is not type(layer) and not layer.weights:
-        raise _Unclear(f"{called(layer)} comes first, whose class is not Keras'")
+def _operations_before(tensors: list) -> set:
+    found: set = set()
+    waiting = [tensor.op for tensor in tensors]
+    while waiting:
+        operation = waiting.pop()
+        if operation not in found:
+            found.add(operation)
+            waiting += [tensor.op for tensor in operation.inputs]
+    return found
+
+
+def _learns(operation: tf.Operation, learned: list) -> bool:
+    """Return whether an operation joins pixels with what was `learned`, in sight."""
+    if any(value.HasField("func") for value in operation.node_def.attr.values()):
+        return False  # A function, a loop or a branch may hide a scale.
+    return bool(learned) and (operation.type in LEARNING or any(is_sure for _, is_sure in learned))
+
+
+def _scales(operation: tf.Operation, pixels: list) -> bool:
+    """Return whether an operation multiplies `pixels` by constants, or adds some."""
+    if operation.type not in SCALING or len(pixels) != 1:
+        return False
+    return "Div" not in operation.type or pixels[0] is operation.inputs[0]
+
+
+def _is_plain(layer: keras.Layer | None) -> bool:
+    """Return whether a layer and those in it are Keras' own and scale nothing out of sight."""
+    return layer is not None and all(
+        getattr(layers, type(inner).__name__, None) is type(inner) and not isinstance(inner, HIDING)
+        for inner in flatten_layers(layer)
+    )
+
+
+def _range(ends: list[_Images]) -> tuple[str | None, str]:
+    """Return the range that the model takes, and the reason; or None and ""."""
+    scaled = dict(_range_of_scaled(images) for images in ends if not _is_raw(images))
+    raw = [images.layer for images in ends if _is_raw(images)]
+    if len(scaled) + bool(raw and scaled) > 1:
+        raise _Unclear("it scales them in several ways")
+    for layer in raw:
+        is_norm = isinstance(layer, inspection.BATCHNORM_CLASSES)
+        if is_norm and (name := _range_of_statistics(*inspection.averages(layer))):
+            return name, f"the averages of {layer.name!r} are of such pixels"
+    return scaled.popitem() if scaled else (None, "")
 
 
 def _slope_and_shift(images: _Images) -> tuple[np.ndarray, np.ndarray]:
     """Return by what the pixels were multiplied, and what was added then."""
-    black, white = (image.ravel().astype("float64") for image in images.values)
-    pixels = black != white  # The others are padding.
-    return (white - black)[pixels] / 255, black[pixels]
+    pixels = images.black != images.white  # The others are padding.
+    return (images.white - images.black)[pixels] / 255, images.black[pixels]
 
 
 def _is_raw(images: _Images) -> bool:
