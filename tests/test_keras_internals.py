@@ -1,5 +1,6 @@
 """Each function of `tfbn.keras_internals`: the release that changes a private attribute fails here."""
 
+import concurrent.futures
 import sys
 
 import keras
@@ -51,6 +52,55 @@ def test_consumers_of_a_layer_without_a_graph_are_none():
     block = Block()
     block(np.zeros([2, 3], "float32"))
     assert keras_internals.consumers(block.dense) == []
+
+
+class CountingCell(keras.layers.Layer):
+    """A recurrent cell that counts its calls."""
+
+    state_size = output_size = 2
+    calls = 0
+
+    def call(self, x, states):
+        self.calls += 1
+        return x + states[0], [x + states[0]]
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_cells_called_once_leaves_out_the_calls_whose_outputs_keras_drops(unroll):
+    cells = [CountingCell(), CountingCell()]
+    layer = keras.layers.RNN(cells, unroll=unroll)
+    x = np.arange(12, dtype="float32").reshape(2, 3, 2)
+    expected, attributes = layer(x), {**vars(layer)}
+
+    def calls():
+        before = [cell.calls for cell in cells]
+        np.testing.assert_array_equal(layer(x), expected)
+        return [cell.calls - number for cell, number in zip(cells, before, strict=True)]
+
+    with keras_internals.cells_called_once(layer):
+        assert calls() == [3, 3]
+    assert calls() == ([4, 4] if unroll else [5, 5])  # as Keras does
+    assert vars(layer) == attributes
+
+
+def test_map_calls_once_leaves_out_the_call_for_the_signature():
+    elements = []
+
+    def double(x):
+        elements.append(float(x)) if tf.executing_eagerly() else elements.append("traced")
+        return 2 * x
+
+    def calls():
+        elements.clear()
+        np.testing.assert_array_equal(keras.ops.map(double, np.float32([1, 2, 3])), [2, 4, 6])
+        return elements
+
+    with keras_internals.map_calls_once():
+        assert calls() == [1, 2, 3]
+        np.testing.assert_array_equal(tf.function(keras.ops.map)(double, tf.range(3)), [0, 2, 4])
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert pool.submit(calls).result() == [1, 1, 2, 3]
+    assert calls() == [1, 1, 2, 3]  # as Keras does
 
 
 def traced_under_xla(jit_compile):

@@ -1,6 +1,8 @@
 """Every private attribute of Keras and TensorFlow that the package uses, a function and a test each."""
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +16,53 @@ def flatten_layers(layer: Any, include_self: bool = True) -> list:
 def consumers(layer: Any) -> list:
     """Return the operations that take the output of `layer`; a subclassed model has no graph, and none."""
     return [node.operation for node in layer._outbound_nodes]
+
+
+@contextlib.contextmanager
+def cells_called_once(layer: Any) -> Iterator[None]:
+    """Have a `keras.layers.RNN`, which is eager, call its cells on the first step once.
+
+    Keras' loop calls the cell once more for the shapes of the outputs. Before, it calls each of several
+    stacked cells once more to prepare their dropout, which a cell does by itself when it is eager.
+    """
+    unroll, layer.unroll = layer.unroll, True
+    layer._maybe_config_dropout_masks = lambda *_: None
+    try:
+        yield
+    finally:
+        del layer._maybe_config_dropout_masks
+        layer.unroll = unroll
+
+
+@contextlib.contextmanager
+def map_calls_once() -> Iterator[None]:
+    """Have `keras.ops.map` call its function on the first element once, eagerly and in this thread.
+
+    Keras calls it once before the loop, for the types of the outputs. Here the loop takes these outputs.
+    """
+    from keras.src.backend import core
+
+    original, thread = core.map, threading.get_ident()
+
+    def replacement(f, xs):
+        if threading.get_ident() != thread or not tf.executing_eagerly():
+            return original(f, xs)
+        number, first = 0, None
+
+        def once(x):
+            nonlocal number, first
+            number += 1
+            if number == 1:
+                first = f(x)
+            return first if number <= 2 else f(x)
+
+        return original(once, xs)
+
+    core.map = replacement
+    try:
+        yield
+    finally:
+        core.map = original
 
 
 def under_xla() -> bool:

@@ -1,5 +1,7 @@
 """Batch norm layers called out of sight get the statistics of their inputs, or are refused by name."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
@@ -67,6 +69,16 @@ def in_a_loop(norm, x):
     return outputs.stack()
 
 
+def by_halves(loop):
+    """Return a function that applies a norm to one half of the inputs after the other, in a `loop`."""
+
+    def run(norm, x):
+        halves = keras.ops.reshape(x, (2, -1, CHANNELS))
+        return keras.ops.reshape(loop(norm, halves), (-1, CHANNELS))
+
+    return run
+
+
 BLOCKS = {
     "tf.function": compiled,
     "tf.function, XLA": lambda norm, x: compiled(norm, x, jit_compile=True),
@@ -75,6 +87,15 @@ BLOCKS = {
     "tf.while_loop": in_a_loop,
     "tf.recompute_grad": lambda norm, x: tf.recompute_grad(norm)(x),
     "keras.remat": lambda norm, x: keras.remat(norm)(x),
+    "keras.ops.map": by_halves(keras.ops.map),
+    "keras.ops.map, pairs": by_halves(
+        lambda norm, x: keras.ops.map(lambda pair: norm(pair[0]) + pair[1], (x, x))
+    ),
+    "keras.ops.scan": by_halves(
+        lambda norm, x: keras.ops.scan(lambda last, half: (last, norm(half)), x[0], x)[1]
+    ),
+    "keras.ops.cond": lambda norm, x: keras.ops.cond(keras.ops.any(x), lambda: norm(x), lambda: x),
+    "keras.ops.switch": lambda norm, x: keras.ops.switch(1, [lambda x: x, norm], x),
 }
 
 
@@ -101,6 +122,13 @@ def in_a_cell(length, wrap):
     return lambda kind: functional(length, wrap(keras.layers.RNN(Cell(KINDS.index(kind)))))
 
 
+def in_stacked_cells(length, wrap=lambda layer: layer, **options):
+    """A cell with a norm, and one behind it that takes its outputs."""
+    return lambda kind: functional(
+        length, wrap(keras.layers.RNN([Cell(KINDS.index(kind)), keras.layers.LSTMCell(3)], **options))
+    )
+
+
 # Models whose norms, all of them, have exactly the data as inputs: vectors, or sequences.
 OF_VECTORS = {name: in_a_block(how) for name, how in BLOCKS.items()} | {"nested model": in_a_nested_model}
 OF_SEQUENCES = {
@@ -109,6 +137,10 @@ OF_SEQUENCES = {
     "RNN cell": in_a_cell(6, lambda layer: layer),
     "RNN cell, unknown length": in_a_cell(None, lambda layer: layer),
     "Bidirectional": in_a_cell(None, keras.layers.Bidirectional),
+    "stacked cells": in_stacked_cells(6),
+    "stacked cells, unknown length": in_stacked_cells(None),
+    "stacked cells, unrolled": in_stacked_cells(6, unroll=True),
+    "stacked cells, Bidirectional": in_stacked_cells(None, keras.layers.Bidirectional),
 }
 
 
@@ -256,11 +288,32 @@ def concrete(norm, x):
     return norm.concrete(x)
 
 
+def on_two_threads(norm, x):
+    """Call `norm` on half of the rows here, and on the others on a thread that lives on."""
+    if not tf.executing_eagerly():
+        return norm(x)
+    if not hasattr(norm, "pool"):
+        norm.pool = concurrent.futures.ThreadPoolExecutor(1)
+    others = norm.pool.submit(norm, x[1::2])
+    return tf.concat([norm(x[::2]), others.result()], 0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "how",
-    [vectorized, concrete, lambda norm, x: 2 * x, lambda norm, x: norm(x, training=True)],
-    ids=["vectorized_map", "concrete function", "no call", "in training"],
+    [
+        vectorized,
+        lambda norm, x: keras.ops.vectorized_map(lambda row: norm(row[None])[0], x),
+        concrete,
+        on_two_threads,
+        lambda norm, x: 2 * x,
+        lambda norm, x: norm(x, training=True),
+        by_halves(lambda norm, x: keras.ops.map(lambda half: norm(half, training=True), x)),
+    ],
+    ids=[
+        *("vectorized_map", "keras.ops.vectorized_map", "concrete function", "two threads", "no call"),
+        *("in training", "keras.ops.map, in training"),
+    ],
 )
 def test_a_call_that_cannot_be_observed_is_refused_by_name(rng, kind, how):
     model = functional((), kind(name="seen"), Block(kind(name="out_of_sight"), how))

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbn.keras_internals import consumers, flatten_layers
+from tfbn.keras_internals import cells_called_once, consumers, flatten_layers, map_calls_once
 from tfbn.layers import functional
 from tfbn.layers.averages import for_inference
 from tfbn.layers.batch_normalization import BatchNormalization
@@ -20,6 +20,10 @@ CALLS = {kind: kind.call for kind in BATCHNORM_CLASSES}
 IN_A_GRAPH = (
     "is called in a graph, such as tf.vectorized_map makes, where its inputs cannot be observed. Use "
     "tf.map_fn or a Python loop there."
+)
+ON_A_THREAD = (
+    "is called on another thread than the model, where its inputs cannot be observed. Call it on the "
+    "model's, and use the model on one thread at a time."
 )
 IN_TRAINING = (
     "is called with training=True while the model is in inference: it normalises by its batches, whatever "
@@ -108,15 +112,18 @@ def run_replaced(model: keras.Model, layers: Sequence, x: Any, call: Callable) -
 
     A subclass of a batch norm layer keeps what it does besides. Functions that TensorFlow would compile run
     as Python, or a call within one that was traced before would go unseen. A call in a graph that
-    TensorFlow builds nevertheless, or with training=True, is a ValueError that names the layer. Return the
-    model's output; None if `call` ended the run by raising `StopModel`.
+    TensorFlow builds nevertheless, on another thread, or with training=True, is a ValueError that names the
+    layer. Return the model's output; None if `call` ended the run by raising `StopModel`.
     """
     refused, thread = [], threading.get_ident()
 
     def replacement(original):
         def run(layer, inputs, training=None, mask=None):
             is_ragged = isinstance(inputs, tf.RaggedTensor)  # tfbn's layer calls itself on its values.
-            if layer not in layers or is_ragged or threading.get_ident() != thread:
+            elsewhere = layer in layers and threading.get_ident() != thread
+            if elsewhere:
+                refused.append(f"Layer {layer.name!r} {ON_A_THREAD}")
+            if layer not in layers or is_ragged or elsewhere:
                 return original(layer, inputs, training=training, mask=mask)
             if not tf.executing_eagerly() or (training and layer.trainable):
                 reason = IN_TRAINING if tf.executing_eagerly() else IN_A_GRAPH
@@ -134,11 +141,10 @@ def run_replaced(model: keras.Model, layers: Sequence, x: Any, call: Callable) -
             setattr(kind, "call", replacement(original))  # noqa: B010
         restored.callback(tf.config.run_functions_eagerly, tf.config.functions_run_eagerly())
         tf.config.run_functions_eagerly(True)
+        restored.enter_context(map_calls_once())
         for layer in recurrent:
             if any(one in layers for one in flatten_layers(layer)):
-                # A loop of Keras calls the cell once more, on the first step, for the outputs' shapes.
-                restored.callback(setattr, layer, "unroll", layer.unroll)
-                layer.unroll = True
+                restored.enter_context(cells_called_once(layer))
         try:
             output = model(x, training=False)
         except StopModel:
