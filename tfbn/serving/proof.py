@@ -254,14 +254,13 @@ def _classes(labels, shape):
 
 def _scale(model, spec, scale, examples):
     """Return the range of pixels that `model` takes, and the reason; integers are pixels of 0..255 only."""
-    # Integers may be anything, words for example.
-    scale, reason = pixel_range(model, scale, examples if spec.dtype.is_floating else None)
-    if not spec.dtype.is_floating and scale != "0..255":
+    # Other integers may be anything, words for example.
+    if not spec.dtype.is_floating and spec.dtype != tf.uint8 and scale != "0..255":
         raise ValueError(
             f"`images` needs a model that takes floats or uint8. {model.name!r} takes {spec.dtype.name}. "
             "Use scale='0..255' if these are pixels."
         )
-    return scale, reason
+    return pixel_range(model, scale, examples if spec.dtype.is_floating else None)
 
 
 def _images(examples, scale, given):
